@@ -1,0 +1,39 @@
+# hotseg: everything a newcomer types. Each target installs what it needs into .venv; a second call takes seconds.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Without an NVIDIA GPU the tested CPU build is pinned; HOTSEG_TORCH_INDEX may name an index of CPU wheels (README, "Installation").
+HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+PIN     := $(if $(HAS_GPU),,-c constraints-cpu.txt)
+INDEX   := $(if $(HOTSEG_TORCH_INDEX),--extra-index-url $(HOTSEG_TORCH_INDEX))
+SEED   ?= 0
+.PHONY: install demo test lab bench clean
+
+install: $(VENV)/.installed
+$(VENV)/.installed: settings.ini setup.py pyproject.toml constraints-cpu.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIN) $(INDEX) -e '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/hotseg run feedback --name $(if $(filter 0,$(SEED)),demo,demo-$(SEED)) -p size=quick -p seed=$(SEED) -p strength_px=12 -p correlation_px=24
+
+test: install
+	@state() { git status --porcelain; git diff | cksum; }; before="$$(state)"; \
+	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && test "$$before" = "$$(state)" || \
+	{ git status --short; echo "make test: notebooks and package were out of step; nbdev_export and nbdev_clean have mended them: look, commit, repeat"; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1
+	$(BIN)/ruff check hotseg tests nbs
+	$(BIN)/mypy hotseg
+	$(BIN)/python -m hotseg.docs --check
+	$(BIN)/python -m pytest -q tests
+
+lab: install
+	$(BIN)/jupyter lab nbs/index.ipynb --notebook-dir=.
+
+bench: install
+	$(BIN)/hotseg bench metric
+	$(BIN)/hotseg bench warp
+
+clean:
+	rm -rf $(VENV) _docs _proc build
