@@ -46,8 +46,8 @@ def test_functions_are_short():
 
 
 def test_modules_are_rooms():
-    "At most 330 exported lines; a longer room wants a second one"
-    assert {m.name: m.lines for m in modules(PACKAGE) if m.lines > 330} == {}
+    "At most 350 exported lines; a longer room wants a second one"
+    assert {m.name: m.lines for m in modules(PACKAGE) if m.lines > 350} == {}
 
 
 def test_public_names_have_docstrings(): assert undocumented(PACKAGE) == []

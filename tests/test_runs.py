@@ -33,8 +33,8 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_a_whole_folder(finished):
     called, folder = finished
     assert called.returncode == 0, called.stderr
-    for part in ("notebook.ipynb", "run.json", "log.txt", "metrics.jsonl", "metrics.json", "models/feedback.safetensors",
-                 "figures/story_0.jpg"):
+    for part in ("notebook.ipynb", "run.json", "log.txt", "metrics.jsonl", "metrics.json", "figures/story_0.jpg",
+                 "models/feedback.safetensors"):
         assert (folder/part).stat().st_size > 0, part
     assert not list((folder/"state").iterdir()), "states of finished trainings are cleared away"
     record = json.loads((folder/"run.json").read_text())
@@ -85,7 +85,7 @@ def test_two_runs_of_one_seed_are_equal(finished, tmp_path):
 
 
 def test_a_killed_run_goes_on(finished, tmp_path):
-    "Killed after the first training: the same command finishes, with the numbers of the unbroken run"
+    "Killed after the first training: the same command finishes with the numbers of the unbroken run"
     _, folder = finished
     command = [sys.executable, "-m", "hotseg.cli", "run", "feedback", "--name", "killed", "-p", "seed=7"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

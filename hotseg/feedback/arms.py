@@ -40,7 +40,7 @@ BUDGETS = {
     ("scenes", "quick"): Budget(64, 128, 400, 96, 4, 7, 1, 3, 5e-3),
     ("scenes", "full"): Budget(256, 512, 2975, 500, 8, 40, 10, 30, 1e-3),
     ("camvid", "smoke"): Budget(88, 120, 16, 8, 4, 1, 1, 1, 5e-3),
-    ("camvid", "quick"): Budget(176, 240, 0, 0, 4, 20, 6, 6, 5e-3),
+    ("camvid", "quick"): Budget(176, 240, 0, 0, 4, 24, 8, 7, 3e-3),
     ("camvid", "full"): Budget(360, 480, 0, 0, 8, 150, 30, 60, 1e-3),
 }
 
