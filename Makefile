@@ -20,7 +20,7 @@ demo: install
 
 test: install
 	@state() { git status --porcelain; git diff | cksum; }; before="$$(state)"; \
-	$(BIN)/nbdev_export && $(BIN)/nbdev_clean && test "$$before" = "$$(state)" || \
+	$(BIN)/nbdev_export && $(BIN)/nbdev_clean || exit 1; test "$$before" = "$$(state)" || \
 	{ git status --short; echo "make test: notebooks and package were out of step; nbdev_export and nbdev_clean have mended them: look, commit, repeat"; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 1
 	$(BIN)/ruff check hotseg tests nbs

@@ -107,5 +107,3 @@ def main(
         print(f"hotseg: {e}", file=sys.stderr)
         sys.exit(1 if "run failed" in e.what else 2)
     except KeyboardInterrupt: sys.exit(130)
-
-if __name__ == "__main__": main()

@@ -63,7 +63,14 @@ class Settings:
         def pick(name, env, default): return arguments.get(name) or os.environ.get(env) or ini.get(name) or default
         data, runs = (root/Path(pick(*a)).expanduser() for a in
                       [("data_root", "HOTSEG_DATA", "data"), ("runs_root", "HOTSEG_RUNS", "runs")])
-        return cls(data.resolve(), runs.resolve(), pick("device", "HOTSEG_DEVICE", default_device()))
+        return cls(data.resolve(), runs.resolve(), _device(pick("device", "HOTSEG_DEVICE", default_device())))
+
+def _device(name):
+    "`name` if this machine can compute there, else a HotsegError"
+    try: torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as e:
+        raise HotsegError("no such device here", value=name, fix="cpu, or cuda with an NVIDIA GPU") from e
+    return name
 
 def default_device() -> str:  # `cuda` when there is a GPU, else `cpu`
     "The fastest device at hand"

@@ -78,12 +78,15 @@ def _typed(name, value, default, notebook):
 # %% ../nbs/900_runs.ipynb #a34d3244
 PACKAGES = ("hotseg", "torch", "fastai", "numpy", "opencv-python-headless", "papermill")
 
-def provenance() -> dict:
-    "Commit, versions and machine of this process"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu {platform.machine()}"
-    return dict(commit=_git("rev-parse", "HEAD"), changed=bool(_git("status", "--porcelain", "--untracked-files=no")),
-                python=platform.python_version(), versions={p: _version(p) for p in PACKAGES},
-                device=device, threads=torch.get_num_threads())
+def provenance(
+    device="cpu",  # where the run computes
+) -> dict:
+    "Commit (with whether the code differs from it), versions and machine of this process"
+    commit = _git("rev-parse", "HEAD")
+    changed = not commit or bool(_git("status", "--porcelain", "--", "nbs", "hotseg", "settings.ini"))
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{device} {platform.machine()}"
+    return dict(commit=commit, changed=changed, python=platform.python_version(), device=name,
+                versions={p: _version(p) for p in PACKAGES}, threads=torch.get_num_threads())
 
 def _git(*arguments):
     "git's answer in the project, '' without git"
@@ -96,8 +99,8 @@ def _version(package):
     except PackageNotFoundError: return ""
 
 def peak_memory() -> int:
-    "Largest memory of this process so far, MiB"
-    if torch.cuda.is_available(): return torch.cuda.max_memory_allocated() >> 20
+    "Largest memory of this process so far, MiB; the GPU's if it was used"
+    if torch.cuda.is_initialized(): return torch.cuda.max_memory_allocated() >> 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == "darwin" else 10)
 
 # %% ../nbs/900_runs.ipynb #d75f80b8
@@ -118,6 +121,7 @@ class Run:
                  folder,      # the run's folder; made if need be; HotsegError when it holds another experiment
                  family,      # method family: feedback, adapt, weak, hardness
                  parameters,  # all parameters of the run
+                 device="cpu", # where it computes
                 ):
         self.folder, self.start = Path(folder), time.time()
         try:
@@ -127,8 +131,16 @@ class Run:
                               fix="choose another runs_root") from None
         refuse_other(self.folder, parameters)
         self.record = dict(name=self.folder.name, family=family, status="running", parameters=parameters,
-                           started=time.strftime("%Y-%m-%d %H:%M:%S"), **provenance())
+                           started=time.strftime("%Y-%m-%d %H:%M:%S"), **provenance(device))
+        self._same_code()
         write_json(self.folder/"run.json", self.record)
+
+    def _same_code(self):
+        "A run continued with other code than it began with counts as changed: no one commit names it"
+        path = self.folder/"run.json"
+        earlier = read_json(path) if path.exists() else {}
+        self.record["commits"] = list(dict.fromkeys([*earlier.get("commits", []), self.record["commit"]]))
+        self.record["changed"] |= earlier.get("changed", False) or len(self.record["commits"]) > 1
 
     def figure(self, name, fig):
         "Keep a figure, and hand it back to be shown"
@@ -150,16 +162,18 @@ def trained(
     run,      # Run
     name,     # file name under models/
     module,   # network to train
-    train,    # called without arguments when there are no weights yet
-) -> float:   # seconds spent, 0 when loaded
-    "Train once, keep the weights"
+    train,    # called without arguments when there are no weights yet; returns the seconds of training
+) -> float:   # those seconds, also when the weights are only loaded
+    "Train once, keep the weights; the checkpoint goes when they are safe"
     path = run.folder/"models"/f"{name}.safetensors"
-    if path.exists(): load_weights(module, path); return read_json(path.with_suffix(".json"))["seconds"]
-    start = time.time()
-    train()
-    seconds = time.time() - start
+    about = path.with_suffix(".json")
+    if about.exists():
+        load_weights(module, path)
+        return read_json(about)["seconds"]
+    seconds = train()
     save_weights(module, path, run=run.folder.name)
-    write_json(path.with_suffix(".json"), dict(seconds=seconds))
+    write_json(about, dict(seconds=seconds))
+    (run.folder/"state"/path.name).unlink(missing_ok=True)
     return seconds
 
 # %% ../nbs/900_runs.ipynb #8708a14a
@@ -171,8 +185,11 @@ def execute(
 ) -> Path:        # the run folder; raises HotsegError when a cell fails
     "Run a training notebook with papermill"
     import papermill  # slow to import, and only needed here
+    from nbclient.exceptions import DeadKernelError
     source = run_notebook(notebook)
-    folder = inside(Settings.load(runs_root=runs).runs_root, name)
+    root = Settings.load(runs_root=runs).runs_root
+    folder = inside(root, name)
+    if folder == root: raise HotsegError("a run needs a name", value=name, fix="--name NAME")
     parameters = checked_parameters(source, (given or {}) | dict(run_folder=str(folder)))
     refuse_other(folder, {name: value for name, (value, _) in parameters_of(source).items()} | parameters)
     if parameters.get("data_root"): parameters["data_root"] = str(Path(parameters["data_root"]).expanduser().resolve())
@@ -180,7 +197,9 @@ def execute(
     streams = dict(stdout_file=sys.stdout, stderr_file=_Warnings(folder/"warnings.txt"))
     try: papermill.execute_notebook(source, folder/"notebook.ipynb", parameters, kernel_name="python3",
                                     progress_bar=False, cwd=project_root(), **streams)
-    except papermill.exceptions.PapermillExecutionError as e: _failed(folder, e)
+    except papermill.exceptions.PapermillExecutionError as e:
+        _failed(folder, f"the run failed in cell {e.cell_index}: {e.ename}: {e.evalue}")
+    except DeadKernelError: _failed(folder, "the run failed: its kernel died (out of memory?)")
     return folder
 
 class _Warnings:
@@ -190,9 +209,9 @@ class _Warnings:
         with open(self.path, "a", encoding="utf8") as f: f.write(text)
     def flush(self): "Every write is flushed"
 
-def _failed(folder, error):
+def _failed(folder, why):
     "Mark the run as failed and say why"
     record = read_json(folder/"run.json") if (folder/"run.json").exists() else dict(name=folder.name)
-    write_json(folder/"run.json", record | dict(status="failed", error=f"{error.ename}: {error.evalue}"))
-    raise HotsegError(f"the run failed in cell {error.cell_index}: {error.ename}: {error.evalue}",
-                      path=folder/"notebook.ipynb", fix="mend the cause, repeat: finished trainings are kept") from None
+    write_json(folder/"run.json", record | dict(status="failed", error=why))
+    raise HotsegError(why, path=folder/"notebook.ipynb",
+                      fix="mend the cause and repeat: finished trainings are kept") from None

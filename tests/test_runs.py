@@ -1,4 +1,5 @@
 """A run from the command line, end to end: what it leaves, how it fails, how it goes on after a kill."""
+import contextlib
 import json
 import os
 import signal
@@ -10,12 +11,28 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+COMMAND = Path(sys.executable).parent/"hotseg"
 
 
 def hotseg(*words, runs, **kwargs):
     "The command as a user calls it"
-    return subprocess.run([sys.executable, "-m", "hotseg.cli", *words], cwd=ROOT, capture_output=True, text=True,
-                          timeout=300, env={**os.environ, "HOTSEG_RUNS": str(runs)}, **kwargs)
+    return subprocess.run([COMMAND, *words], cwd=ROOT, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "HOTSEG_RUNS": str(runs), "HOTSEG_DEVICE": "cpu"}, **kwargs)
+
+
+def started(name, runs, **kwargs):
+    "A run in the background, in a process group of its own"
+    command = [COMMAND, "run", "feedback", "--name", name, "-p", "seed=7"]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True,
+                            env={**os.environ, "HOTSEG_RUNS": str(runs), "HOTSEG_DEVICE": "cpu"}, **kwargs)
+
+
+def kill(process):
+    "The process and its kernel, at once"
+    kernels = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    for pid in (process.pid, *map(int, kernels)):
+        with contextlib.suppress(ProcessLookupError): os.kill(pid, signal.SIGKILL)
+    process.wait()
 
 
 def numbers(folder):
@@ -48,10 +65,18 @@ def test_the_table_names_every_arm(finished):
     assert all(arm in called.stdout for arm in arms) and "make lab" in called.stdout
 
 
-def test_progress_is_live_lines(finished):
+def test_every_training_reports(finished):
     called, _ = finished
     for training in ("clean", "restored", "feedback", "finetuned"):
         assert f"[{training}] epoch 1/" in called.stdout
+
+
+def test_progress_is_live(tmp_path):
+    "The first training's line arrives while the run is still going"
+    with started("live", tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        line = next(line for line in process.stdout if line.startswith("[clean] epoch"))
+        assert process.poll() is None and not (tmp_path/"live/metrics.json").exists(), line
+        kill(process)
 
 
 def test_parameters_reach_the_kernel(finished):
@@ -87,15 +112,12 @@ def test_two_runs_of_one_seed_are_equal(finished, tmp_path):
 def test_a_killed_run_goes_on(finished, tmp_path):
     "Killed after the first training: the same command finishes with the numbers of the unbroken run"
     _, folder = finished
-    command = [sys.executable, "-m", "hotseg.cli", "run", "feedback", "--name", "killed", "-p", "seed=7"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               start_new_session=True, env={**os.environ, "HOTSEG_RUNS": str(tmp_path)})
+    process = started("killed", tmp_path, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path/"killed/models/clean.json").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
     assert json.loads((tmp_path/"killed/run.json").read_text())["status"] == "running"
     again = hotseg("run", "feedback", "--name", "killed", "-p", "seed=7", runs=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -104,12 +126,19 @@ def test_a_killed_run_goes_on(finished, tmp_path):
 
 @pytest.mark.parametrize("words, said", [
     (("-p", "epochz=1"), "epochz"), (("-p", "seed=one"), "must be int"), (("-p", "seed"), "NAME=VALUE"),
-    (("--name", "../out"), "leaves its folder"),
+    (("--name", "../out"), "leaves its folder"), (("--name", "."), "needs a name"),
 ])
 def test_wrong_requests_start_no_kernel(words, said, tmp_path):
     called = hotseg("run", "feedback", *words, runs=tmp_path)
     assert called.returncode == 2 and said in called.stderr and "Traceback" not in called.stderr
     assert not list(tmp_path.iterdir()), "nothing half made"
+
+
+def test_the_published_form_runs_too(tmp_path):
+    called = hotseg("run", "feedback", "--name", "published", "-p", "preset=faithful", "--json", runs=tmp_path)
+    assert called.returncode == 0, called.stderr
+    rows = json.loads(called.stdout.splitlines()[-1])
+    assert [r["preset"] for r in rows] == ["faithful"] * 5 and all(r["images"] == 8 for r in rows)
 
 
 def test_missing_data_names_what_was_looked_for(tmp_path):

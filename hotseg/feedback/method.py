@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from ..core import HotsegError
-from .losses import GAMMAS, iterative_focal_loss
+from .losses import GAMMAS, iterative_focal_loss, loop_weights
 from .net import Restorer
+from ..losses import class_counts
 from ..models.erfnet import erfnet
 from ..models.unet import unet
 from ..train.learner import MeanIoU, Method, MethodLearner, Player, adam_player, exponential
@@ -36,7 +37,7 @@ class FeedbackOptions:
     supervise_first: bool = True   # the first look is trained too
     restorer_mode: str = "follow"  # follow: eval mode in validation | train: never, as published
     dropout: bool = False          # dropout of S is active inside the loop
-    gammas: tuple = GAMMAS         # focal exponents of rounds 1..K
+    gammas: tuple = GAMMAS         # focal exponents of rounds 1..K; the last one holds for further rounds
     detach_focal: bool = True      # the focal factor is a constant for the gradient
     class_weights: str = "counts"  # counts: of the training set | published | none
     normalise: str = "image"       # of the loss: image | batch | count
@@ -51,6 +52,8 @@ class FeedbackOptions:
         for name, choices in allowed.items():
             if getattr(self, name) not in choices:
                 raise HotsegError(f"unknown {name}", value=getattr(self, name), fix=f"one of {', '.join(choices)}")
+        if self.iterations < (not self.supervise_first) or not self.gammas:
+            raise HotsegError("nothing would be trained", value=(self.iterations, self.gammas), fix="iterations >= 1")
         if self.updates == "each" and (self.task_gradient or self.supervise_first):
             raise HotsegError("updates='each' steps the restorer before the segmentation loss is known",
                               value=self.task_gradient, fix="task_gradient=0, supervise_first=False, or updates='once'")
@@ -163,14 +166,16 @@ class Feedback(FeedbackLoop):
     def learn_from(self, rounds, restoration, target):
         "The update at the end of a roll-out; returns the loss to log"
         loss = self.segmentation_loss(rounds, target)
-        if self.options.updates == "each": self.update(loss, "network")
-        else: self.update(self.options.pixel_loss_weight * restoration + loss, *self.learns)
+        if self.options.updates == "once":
+            self.update(self.options.pixel_loss_weight * restoration + loss, *self.learns)
+        elif "network" in self.learns: self.update(loss, "network")
         return (loss + restoration).detach()
 
     def segmentation_loss(self, rounds, target):
         "CB-iFL (or iFL) over the rounds; a supervised first look counts with exponent 0"
-        gammas = (0.,) * self.options.supervise_first + tuple(self.options.gammas)
-        return iterative_focal_loss(rounds, target, gammas[:len(rounds)], None, self.class_weights,
+        given = (0.,) * self.options.supervise_first + tuple(self.options.gammas)
+        gammas = (given + given[-1:] * len(rounds))[:len(rounds)]
+        return iterative_focal_loss(rounds, target, gammas, None, self.class_weights,
                                     self.options.normalise, self.options.detach_focal)
 
     def evaluate(self, batch):
@@ -201,18 +206,20 @@ def feedback_method(
     preset="corrected",  # corrected | faithful
     size="quick",        # smoke | quick | full | published: widths of both nets
     rates=None,          # (segmentation, restoration) rates or schedules; the published ones by default
-    class_weights=None,  # (C,) tensor; see FeedbackOptions.class_weights
+    weights=None,        # (C,) class weights of CB-iFL, see `losses.loop_weights`; needed unless class_weights="none"
     network=None,        # a trained segmentation net to start from
     restorer=None,       # a Restorer to start from
     **changes,           # any field of FeedbackOptions
 ) -> Feedback:
     "The feedback method, ready to train"
     options = feedback_options(preset, **changes)
+    if weights is None and options.class_weights != "none":
+        raise HotsegError("CB-iFL needs class weights", value=options.class_weights, fix="weights=loop_weights(...)")
     network = network or segmentation_net(space, options, size)
     restorer = restorer or restoration_net(space, options, size)
     segmentation, restoration = rates or (exponential(5e-4, .99), exponential(2e-4, .5, every=30))
     return Feedback(adam_player(restorer, restoration, mode=options.restorer_mode),
-                    adam_player(network, segmentation, weight_decay=2e-4), options, class_weights)
+                    adam_player(network, segmentation, weight_decay=2e-4), options, weights)
 
 def segmentation_net(space, options, size):
     "ERFNet for a label space"
@@ -226,8 +233,12 @@ def restoration_net(space, options, size):
 
 def feedback_learner(
     dls,       # PairLoaders
+    preset="corrected", # corrected | faithful
     cbs=None,  # fastai callbacks
     **kwargs,  # for feedback_method
 ) -> MethodLearner:
-    "A learner for the feedback method"
-    return MethodLearner(dls, feedback_method(dls.space, **kwargs), metrics=[MeanIoU(dls.space)], cbs=cbs)
+    "A learner for the feedback method, class weights taken from the training set"
+    kind = kwargs.get("class_weights", feedback_options(preset).class_weights)
+    weights = loop_weights(kind, class_counts(dls.train.dataset.items, len(dls.space)), dls.space)
+    method = feedback_method(dls.space, preset, weights=weights, **kwargs)
+    return MethodLearner(dls, method, metrics=[MeanIoU(dls.space)], cbs=cbs)

@@ -6,8 +6,8 @@
 __all__ = ['save_weights', 'read_weights', 'load_weights', 'save_checkpoint', 'load_checkpoint', 'KeepCheckpoint',
            'fit_resumable']
 
-# %% ../../nbs/401_train.checkpoint.ipynb #45b2edb2
-import json, pickle, re
+# %% ../../nbs/401_train.checkpoint.ipynb #82c69674
+import json, pickle, re, time
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +77,13 @@ def save_checkpoint(
     learner,  # MethodLearner
     path,     # target, `.safetensors`
     epoch,    # epochs finished
+    seconds=0., # spent on them
 ):
     "Write everything the training needs to go on"
     tensors = {f"players/{k}": v for k, v in learner.method.modules.state_dict().items()}
     tensors["random/torch"] = torch.get_rng_state()
-    about = {"epoch": epoch, "clock": learner.method.clock, "calls": {}, "groups": {}}
+    if torch.cuda.is_available(): tensors["random/cuda"] = torch.cuda.get_rng_state()
+    about = {"epoch": epoch, "seconds": seconds, "clock": learner.method.clock, "calls": {}, "groups": {}}
     for name, player in learner.method.players.items():
         about["calls"][name] = player.calls
         if player.optimiser:
@@ -99,7 +101,7 @@ def _flatten(state, prefix, tensors):
 def load_checkpoint(
     learner,  # MethodLearner built as the saved one was
     path,     # file of `save_checkpoint`
-) -> int:     # epochs finished
+) -> tuple:   # epochs finished, seconds spent on them
     "Put a training back where it was"
     tensors = _read_safetensors(Path(path))
     with safe_open(path, "pt") as f: about = json.loads(f.metadata()["about"])
@@ -112,7 +114,8 @@ def load_checkpoint(
         learner.method.players[name].optimiser.load_state_dict({"state": state, "param_groups": groups})
         learner.method.players[name].calls = about["calls"][name]
     torch.set_rng_state(tensors["random/torch"])
-    return about["epoch"]
+    if "random/cuda" in tensors and torch.cuda.is_available(): torch.cuda.set_rng_state(tensors["random/cuda"])
+    return about["epoch"], about["seconds"]
 
 def _under(tensors, prefix): return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
 
@@ -121,18 +124,25 @@ class KeepCheckpoint(Callback):
     "Save the state after each epoch"
     order = 70
     def __init__(self,
-                 path,     # checkpoint file
-                 start=0,  # epochs that were finished before
-                ): self.path, self.start = path, start
+                 path,       # checkpoint file
+                 start=0,    # epochs that were finished before
+                 seconds=0., # and the time they took
+                ): self.path, self.start, self.seconds = path, start, seconds
+
+    def before_fit(self): self.began = time.monotonic() - self.seconds
 
     def after_epoch(self):  # fastai calls this for the skipped epochs too
-        if self.epoch >= self.start: save_checkpoint(self.learn, self.path, self.epoch + 1)
+        if self.epoch < self.start: return
+        self.seconds = time.monotonic() - self.began
+        save_checkpoint(self.learn, self.path, self.epoch + 1, self.seconds)
 
 def fit_resumable(
     learner,  # MethodLearner, freshly built
     epochs,   # epochs in all
     path,     # checkpoint file; used when it exists
-):
+) -> float:   # seconds of training, those before a stop included
     "Train to `epochs`, from the checkpoint if there is one"
-    start = load_checkpoint(learner, path) if Path(path).is_file() else 0
-    if start < epochs: learner.fit(epochs, start_epoch=start, cbs=KeepCheckpoint(path, start))
+    start, seconds = load_checkpoint(learner, path) if Path(path).is_file() else (0, 0.)
+    keep = KeepCheckpoint(path, start, seconds)
+    if start < epochs: learner.fit(epochs, start_epoch=start, cbs=keep)
+    return keep.seconds

@@ -11,7 +11,7 @@ import time
 import torch
 from torch import nn
 
-from ..metrics import Evaluation
+from ..metrics import Confusion, Evaluation
 from ..models.cost import count_macs
 
 # %% ../../nbs/404_train.evaluate.ipynb #e9f4d500
@@ -20,15 +20,27 @@ def evaluate(
     predict,  # images (B, 3, H, W) -> logits (B, C, H, W)
     loader,   # batches whose first part is the image and whose last is the label
     space,    # LabelSpace
+    groups=(),   # a name for each image in the loader's order (day, dusk): adds `by_group`, their mIoU apart
+    without=(),  # class names: adds `miou_without`, the mIoU that leaves them out
 ) -> dict:    # `metrics.Evaluation` results, and `ms` an image (prediction alone)
     "Score a predictor over a whole loader"
-    scores, spent, images = Evaluation(space), 0., 0
+    scores, spent, seen = Evaluation(space), 0., 0
+    parts = {name: Confusion(len(space)) for name in sorted(set(groups))}
     for image, *_, target in loader:
-        start = time.perf_counter()
+        start = _now(image)
         logits = predict(image)
-        spent, images = spent + time.perf_counter() - start, images + len(image)
+        spent += _now(logits) - start
         scores.add(logits, target)
-    return scores.results() | dict(ms=1000 * spent / max(images, 1))
+        for name, choice, truth in zip(groups[seen:], logits.argmax(1), target): parts[name].add(choice, truth)
+        seen += len(image)
+    apart = dict(by_group={name: part.miou() for name, part in parts.items()}) if parts else {}
+    fewer = dict(miou_without=scores.miou_without(without)) if without else {}
+    return scores.results() | apart | fewer | dict(ms=1000 * spent / max(seen, 1))
+
+def _now(tensor):
+    "Seconds, once the tensor's device has caught up"
+    if tensor.is_cuda: torch.cuda.synchronize()
+    return time.perf_counter()
 
 # %% ../../nbs/404_train.evaluate.ipynb #6840039f
 class _Predictor(nn.Module):

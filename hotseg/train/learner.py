@@ -17,7 +17,8 @@ from fastai.basics import Callback, DataLoaders, L, Learner, Metric
 from fastai.callback.progress import ProgressCallback  # gives learners their bar, and no_bar()
 from torch import nn
 
-from ..core import torch_rng
+from ..core import default_device, torch_rng
+from ..data.loaders import DeviceLoader, EpochSampler
 from ..labels import LabelSpace
 from ..losses import pixel_loss
 from ..metrics import Confusion
@@ -137,11 +138,12 @@ class Method:
         "Guard, clip, step and zero one player"
         weights = [p for p in player.parameters() if p.grad is not None]
         norm = nn.utils.clip_grad_norm_(weights, player.clip or math.inf)
-        bad = ~torch.isfinite(norm)
+        bad, before = ~torch.isfinite(norm), [p.detach().clone() for p in weights]
         for p in weights: p.grad.masked_fill_(bad, 0.)
-        self.skipped = self.skipped.to(bad.device) + bad
         player.set_rate(self.clock)
         player.optimiser.step()
+        for p, old in zip(weights, before): p.data.copy_(torch.where(bad, old, p))
+        self.skipped = self.skipped.to(bad.device) + bad
         player.optimiser.zero_grad(set_to_none=True)
 
 # %% ../../nbs/400_train.learner.ipynb #2508a057
@@ -260,15 +262,17 @@ def synth_loaders(
     batch=8,  # images a batch
 ) -> DataLoaders:
     "Loaders of the brightest-channel problem"
-    loader = torch.utils.data.DataLoader
-    return DataLoaders(*(loader(_BrightestChannel(n, size, part), batch) for part in ("train", "valid")))
+    train, valid = (_BrightestChannel(n, size, part) for part in ("train", "valid"))
+    order = EpochSampler(n, seed=0)
+    return DataLoaders(DeviceLoader(train, batch, sampler=order), DeviceLoader(valid, batch), device=default_device())
 
 def synth_learner(
-    rate=.2,   # learning rate or schedule
-    **kwargs,  # for seg_learner
+    rate=.2,      # learning rate or schedule
+    network=None, # three channels to three; a 1x1 convolution by default
+    **kwargs,     # for seg_learner
 ) -> MethodLearner:
     "A whole training in milliseconds"
-    return seg_learner(synth_loaders(), nn.Conv2d(3, 3, 1), rate, space=RGB, **kwargs)
+    return seg_learner(synth_loaders(), network or nn.Conv2d(3, 3, 1), rate, space=RGB, **kwargs)
 
 # %% ../../nbs/400_train.learner.ipynb #312abf4d
 class LineLog(Callback):
@@ -281,22 +285,26 @@ class LineLog(Callback):
                 ):
         self.title, self.folder, self.every = title, folder, every
 
-    def before_fit(self): self.start = self.last = time.monotonic(); self.images = 0; self.recent = []
+    def before_fit(self):
+        self.start = self.last = time.monotonic()
+        self.images, self.first, self.recent = 0, math.inf, []
 
     def after_batch(self):
         if not self.training: return
         self.images += len(self.xb[0])
+        self.first = min(self.first, self.epoch * self.n_iter + self.iter)
         self.recent.append(self.learn.loss.detach())
         if time.monotonic() - self.last > self.every: self._line()
 
     def _line(self):
         "How far, how fast, how long still"
         self.last = time.monotonic()
-        done = (self.epoch * self.n_iter + self.iter + 1) / (self.n_epoch * self.n_iter)
-        spent = self.last - self.start
+        steps, now = self.n_epoch * self.n_iter, self.epoch * self.n_iter + self.iter + 1
+        done, spent = now / steps, self.last - self.start
+        left = spent / (now - self.first) * (steps - now)
         loss, self.recent = float(torch.stack(self.recent).mean()), self.recent[-1:]
         self.say(f"epoch {self.epoch + 1}/{self.n_epoch} {done:4.0%}  loss {loss:.4f}  "
-                 f"{self.images / spent:5.1f} images/s  left {spent / done * (1 - done):4.0f} s")
+                 f"{self.images / spent:5.1f} images/s  left {left:4.0f} s")
 
     def after_epoch(self):
         if not self.recent: return  # an epoch skipped on resuming
