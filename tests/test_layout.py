@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import hotseg
+from hotseg.core import read_json
 from hotseg.docs import floor_violations, function_lengths, main, modules, readme_from, undocumented
+from hotseg.results import SEED_COLUMNS, experiments, over_seeds, table
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT/"hotseg"
@@ -172,8 +174,21 @@ def test_quarto_settings_are_where_nbdev_reads_them():
     assert link.is_symlink() and link.resolve() == ROOT/"_quarto.yml"
 
 
-@pytest.mark.skipif(not (ROOT/"nbs"/"index.ipynb").is_file(), reason="nbs/index.ipynb is not there yet")
 def test_readme_is_in_step(): assert main(["--check", "--root", str(ROOT)]) == 0
+
+
+def test_readme_shows_the_recorded_rows():
+    "Every table of the README is what results/feedback.json gives today"
+    readme = (ROOT/"README.md").read_text(encoding="utf8")
+    recorded = experiments(read_json(ROOT/"results"/"feedback.json"))
+    assert recorded and all(table(over_seeds(rows), SEED_COLUMNS) in readme for _, rows in recorded)
+
+
+def test_recorded_rows_name_their_code():
+    "A commit and a device, no uncommitted changes, no path of a machine"
+    rows = read_json(ROOT/"results"/"feedback.json")
+    assert all(len(r["commit"]) == 40 and r["device"] and not r["changed"] for r in rows)
+    assert not any(k in r["parameters"] for r in rows for k in ("run_folder", "data_root"))
 
 
 def links_of(page):
