@@ -35,7 +35,7 @@ class Budget:
 
 BUDGETS = {
     ("scenes", "smoke"): Budget(48, 96, 16, 8, 4, 1, 1, 1, 5e-3),
-    ("scenes", "quick"): Budget(64, 128, 400, 96, 4, 7, 1, 3, 5e-3),
+    ("scenes", "quick"): Budget(64, 128, 400, 96, 4, 7, 1, 4, 5e-3),
     ("scenes", "full"): Budget(256, 512, 2975, 500, 8, 40, 10, 30, 1e-3),
     ("camvid", "smoke"): Budget(88, 120, 16, 8, 4, 1, 1, 1, 5e-3),
     ("camvid", "quick"): Budget(176, 240, 0, 0, 4, 20, 6, 6, 3e-3),
