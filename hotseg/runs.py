@@ -11,6 +11,7 @@ import ast, platform, resource, subprocess, sys, time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
 from .core import HotsegError, Settings, inside, project_root, read_json, write_json
@@ -145,6 +146,7 @@ class Run:
     def figure(self, name, fig):
         "Keep a figure, and hand it back to be shown"
         save_figure(fig, self.folder/"figures"/f"{name}.jpg")
+        plt.close(fig)  # or an inline backend would show it a second time
         return fig
 
     def finish(self, rows):
