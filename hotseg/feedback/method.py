@@ -20,7 +20,7 @@ from .net import Restorer
 from ..losses import class_counts
 from ..models.erfnet import erfnet
 from ..models.unet import unet
-from ..train.learner import MeanIoU, Method, MethodLearner, Player, adam_player, exponential
+from ..train.learner import MeanIoU, Method, MethodLearner, adam_player, exponential
 
 # %% ../../nbs/502_feedback.method.ipynb #91f0b735
 @dataclass(frozen=True)

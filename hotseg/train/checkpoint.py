@@ -10,7 +10,6 @@ __all__ = ['save_weights', 'read_weights', 'load_weights', 'save_checkpoint', 'l
 import json, pickle, re, time
 from pathlib import Path
 
-import numpy as np
 import torch
 from fastai.basics import Callback
 from safetensors import SafetensorError, safe_open
