@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from hotseg.core import HotsegError
-from hotseg.data.sets import (CAMVID_VALID, Resized, camvid, day_or_dusk, decode_file, folder_items, read_pair,
-                              resize_pair, sequence, time_blocks, time_seconds)
+from hotseg.data.layouts import camvid
+from hotseg.data.sets import Resized, decode_file, folder_items, read_pair, resize_pair
+from hotseg.data.splits import CAMVID_VALID, day_or_dusk, sequence, time_blocks, time_seconds
 from hotseg.labels import CAMVID
 
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import HotsegError
+from ..data.layouts import camvid
 from ..data.loaders import pair_loaders
 from ..data.scenes import StreetScenes
-from ..data.sets import Resized, camvid, day_or_dusk
+from ..data.sets import Resized
+from ..data.splits import day_or_dusk
 from ..models.cost import count_parameters
 from ..train.checkpoint import fit_resumable
 from ..train.evaluate import evaluate, gmac
