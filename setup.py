@@ -14,7 +14,9 @@ setup(
     name=cfg["lib_name"], version=cfg["version"], description=cfg["description"], license="Apache-2.0",
     long_description=(here / "README.md").read_text(encoding="utf8"), long_description_content_type="text/markdown",
     url=cfg["git_url"], author=cfg["author"], keywords=cfg["keywords"], python_requires=f">={cfg['min_python']}",
-    packages=find_packages(include=["hotseg", "hotseg.*"]), include_package_data=True,
+    # what the repository ships under data/ (core.embedded finds it) becomes hotseg/embedded/ in a wheel
+    packages=find_packages(include=["hotseg", "hotseg.*"]) + ["hotseg.embedded"], package_dir={"hotseg.embedded": "data"},
+    package_data={"hotseg.embedded": ["README.md", "splits/**/*", "small/**/*", "models/*"]},
     install_requires=split(cfg["requirements"]), extras_require={"dev": split(cfg["dev_requirements"])},
     entry_points={"console_scripts": split(cfg["console_scripts"])},
 )

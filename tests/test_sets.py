@@ -1,6 +1,9 @@
-"""The reader of CamVid: bad inputs on generated trees, then the real data where HOTSEG_DATA has them."""
+"""Files, pairs, lists and CamVid: bad inputs on generated trees, then the real data where HOTSEG_DATA has them."""
+import multiprocessing
 import os
+import pickle
 import re
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -11,9 +14,10 @@ from PIL import Image
 
 from hotseg.core import HotsegError
 from hotseg.data.layouts import camvid
-from hotseg.data.sets import Resized, decode_file, folder_items, read_pair, resize_pair
+from hotseg.data.sets import (MappedItems, Resized, SegItems, choose, decode_file, find_pictures, folder_items,
+                              image_size, read_label, read_names, read_pair, resize_pair, tags_of)
 from hotseg.data.splits import CAMVID_VALID, day_or_dusk, sequence, time_blocks, time_seconds
-from hotseg.labels import CAMVID
+from hotseg.labels import CAMVID, CITYSCAPES, LABEL_SPACES, VOC, LabelSpace
 
 
 def refuses(call, *words):
@@ -138,7 +142,204 @@ def test_subset(tree):
 def test_missing_root_says_where_it_looked(tmp_path, monkeypatch):
     monkeypatch.setenv("HOTSEG_DATA", str(tmp_path))
     refuses(lambda: camvid("train"), tmp_path/"camvid", "HOTSEG_DATA")
-    refuses(lambda: camvid("test"), "no such part", "valid")
+    (tmp_path/"camvid"/"train").mkdir(parents=True)
+    refuses(lambda: camvid("holdout"), "no such part", "valid", tmp_path/"camvid")
+
+
+# Files and folders that cannot be opened
+
+def test_a_file_in_place_of_a_folder(tree):
+    for call in (lambda: folder_items(tree/"images"/"a.png", tree/"labels", CAMVID, "demo"),
+                 lambda: find_pictures(tree/"images"/"a.png", deep=True)):
+        refuses(call, "the folder cannot be read", "a.png")
+    (tree/"images"/"d.png").mkdir(); (tree/"labels"/"d.png").mkdir()
+    assert items(tree).names == ("a", "b", "c")  # a folder called d.png is no picture
+    refuses(lambda: decode_file(tree/"images"/"d.png"), "cannot be opened", "d.png")
+    refuses(lambda: image_size(tree/"images"/"d.png"), "d.png")
+
+
+def test_permission_denied(tree, monkeypatch):
+    "Permissions do not bind root, so the refusal of the system is played"
+    def denied(*_, **__): raise PermissionError(13, "Permission denied")
+    found = items(tree)
+    monkeypatch.setattr(os, "scandir", denied)
+    refuses(lambda: items(tree), "the folder cannot be read", tree/"images", "Permission denied", "you may list")
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    refuses(lambda: found.read(0), "cannot be opened", tree/"images"/"a.png", "Permission denied", "permissions")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root reads everything")
+def test_permission_denied_truly(tree):
+    (tree/"images").chmod(0)
+    try: refuses(lambda: items(tree), "cannot be read", tree/"images")
+    finally: (tree/"images").chmod(0o755)
+
+
+def test_folders_may_be_links(tree, tmp_path):
+    (tmp_path/"linked").symlink_to(tree/"images", target_is_directory=True)
+    assert folder_items(tmp_path/"linked", tree/"labels", CAMVID, "demo", names=["a", "c"]).names == ("a", "c")
+    (tmp_path/"dead").symlink_to(tmp_path/"nowhere")
+    refuses(lambda: find_pictures(tmp_path/"dead"), "folder not found", "dead")
+    (tree/"images"/"d.png").symlink_to(tmp_path/"nowhere.png"); (tree/"labels"/"d.png").write_bytes(b"")
+    refuses(lambda: items(tree).read(3), "not found", "d.png")
+
+
+@pytest.mark.parametrize("name", ["tree in May", "été", "日本", "a.b.c", "100%", "{split}", "-n", "it's"])
+def test_names_with_spaces_and_accents(tree, name):
+    for folder in ("images", "labels"): (tree/folder/"a.png").rename(tree/folder/f"{name}.png")
+    found = items(tree)
+    assert name in found.names
+    image, ids = found.read(found.names.index(name))
+    assert image[0, 0].tolist() == [200, 100, 0] and (ids == 0).all()
+    (tree/"list.txt").write_text(f"{name}\nb.png\n", encoding="utf8")
+    assert set(items(tree, names=read_names(tree/"list.txt")).names) == {name, "b"}
+
+
+def test_no_label_is_void(tree):
+    found = folder_items(tree/"images", None, CAMVID, "target")
+    image, ids = found.read(1)
+    assert found.labels == (None,) * 3 and ids.shape == (8, 12) and (ids == 255).all()
+    refuses(lambda: found.tags(1), "no label to take tags from", "b.png")
+    assert found.subset(["b"]).labels == (None,)
+
+
+def test_deep_folders(tree):
+    for folder in ("images", "labels"):
+        (tree/folder/"x"/"y").mkdir(parents=True)
+        (tree/folder/"a.png").rename(tree/folder/"x"/"y"/"a.png")
+    assert items(tree).names == ("b", "c") and items(tree, deep=True).names == ("a", "b", "c")
+    (tree/"images"/"x"/"b.png").write_bytes((tree/"images"/"b.png").read_bytes())
+    refuses(lambda: items(tree, deep=True), "two files with one name", "b.png")
+
+
+# List files
+
+@pytest.mark.parametrize("text, names", [
+    (b"a\nb\n", ("a", "b")), (b"\xef\xbb\xbfa\r\nb\r\n", ("a", "b")), (b"\n\n  b  \n\n\ta.png\n", ("b", "a.png")),
+    (b"only", ("only",)), ("é 1\nß\n".encode(), ("é 1", "ß"))])
+def test_lists(tmp_path, text, names):
+    (tmp_path/"list.txt").write_bytes(text)
+    assert read_names(tmp_path/"list.txt") == names
+
+
+@pytest.mark.parametrize("text, words", [
+    (b"", "the list is empty"), (b"\n \r\n\xc2\xa0\n", "the list is empty"), (b"\xef\xbb\xbf", "the list is empty"),
+    (b"a\nb\na\n", "['a']"), ("é".encode("latin1"), "not UTF-8"), ("a\n".encode("utf-16"), "not UTF-8")])
+def test_bad_lists(tmp_path, text, words):
+    (tmp_path/"list.txt").write_bytes(text)
+    refuses(lambda: read_names(tmp_path/"list.txt"), tmp_path/"list.txt", words)
+    refuses(lambda: read_names(tmp_path/"none.txt"), "not found", "none.txt")
+
+
+@pytest.mark.parametrize("line", ["../labels/a.png", "/etc/passwd", "..", "x/../../a", "C:\\a.png", "./a"])
+def test_a_list_names_files_not_paths(tree, line):
+    refuses(lambda: items(tree, names=["a", line]), "files, not paths", repr(line), tree/"images")
+
+
+def test_a_list_names_what_is_there(tree):
+    refuses(lambda: items(tree, names=["a", "q", "r.jpg"]), "2: ['q', 'r']", tree/"images")
+    (tree/"labels"/"b.png").unlink()
+    refuses(lambda: items(tree, names=["a", "b"]), "1: ['b']", tree/"labels")
+    assert items(tree, names=["a", "c"]).names == ("a", "c")
+
+
+def test_a_listed_link_may_not_lead_out(tree, tmp_path):
+    (tmp_path/"secret.png").write_bytes((tree/"images"/"a.png").read_bytes())
+    (tree/"images"/"d.png").symlink_to(tmp_path/"secret.png")
+    (tree/"images"/"e.png").symlink_to(tree/"images"/"a.png")
+    files = find_pictures(tree/"images")
+    refuses(lambda: choose(files, ["d"], tree/"images"), "leaves its folder", "d.png")
+    assert list(choose(files, ["e", "a"], tree/"images")) == ["a", "e"]
+
+
+def test_one_file_under_two_names_in_a_list(tree):
+    refuses(lambda: items(tree, names=["a", "a.png"]), "twice", "['a']")
+
+
+# Colours, sizes, tags, other spaces, other processes
+
+def test_coloured_labels(tree):
+    ids = np.array([[0, 15, 255, 20]], np.uint8)
+    cv2.imwrite(str(tree/"colour.png"), VOC.colour_lut[ids][..., ::-1])
+    assert (read_label(tree/"colour.png", VOC, coloured=True) == ids).all()
+    picture = Image.fromarray(VOC.colour_lut[ids]).quantize(8)  # the same colours behind a palette in another order
+    picture.save(tree/"palette.png")
+    assert Image.open(tree/"palette.png").mode == "P"
+    assert (read_label(tree/"palette.png", VOC, coloured=True) == ids).all()
+    cv2.imwrite(str(tree/"alpha.png"), np.dstack([VOC.colour_lut[ids][..., ::-1], np.full((1, 4), 255, np.uint8)]))
+    assert (read_label(tree/"alpha.png", VOC, coloured=True) == ids).all()
+    cv2.imwrite(str(tree/"odd.png"), np.full((1, 4, 3), 7, np.uint8))
+    refuses(lambda: read_label(tree/"odd.png", VOC, coloured=True), "colour not in the palette", "[7, 7, 7]", "odd.png")
+    cv2.imwrite(str(tree/"ids.png"), ids)
+    refuses(lambda: read_label(tree/"ids.png", VOC, coloured=True), "it stores ids", "ids.png")
+    cv2.imwrite(str(tree/"deep.png"), np.zeros((1, 4, 3), np.uint16))
+    refuses(lambda: read_label(tree/"deep.png", VOC, coloured=True), "uint16", "deep.png")
+
+
+def test_size_is_held(tree):
+    assert replace(items(tree), size=(8, 12)).read(0)[1].shape == (8, 12)
+    refuses(lambda: replace(items(tree), size=(12, 8)).read(1), "(8, 12)", "(12, 8)", tree/"images"/"b.png",
+            "complete=False")
+    two = replace(items(tree), size=(8, 12)).subset(["a", "c"])  # as many items as a size has numbers
+    assert two.size == (8, 12) and two.names == ("a", "c")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_image_size_is_in_the_header(tmp_path, suffix):
+    cv2.imwrite(str(tmp_path/f"a{suffix}"), np.random.default_rng(0).integers(0, 255, (70, 90, 3), dtype=np.uint8))
+    data = (tmp_path/f"a{suffix}").read_bytes()
+    (tmp_path/f"b{suffix}").write_bytes(data[:len(data) // 2])
+    assert image_size(tmp_path/f"a{suffix}") == image_size(tmp_path/f"b{suffix}") == (70, 90)
+    (tmp_path/f"c{suffix}").write_bytes(b"no picture")
+    refuses(lambda: image_size(tmp_path/f"c{suffix}"), "no picture header", f"c{suffix}")
+
+
+def test_tags():
+    assert tags_of(np.array([[0, 20, 255, 7]], np.uint8), VOC).tolist() == [int(i in (7, 20)) for i in range(1, 21)]
+    assert tags_of(np.array([[0, 255]], np.uint8), VOC).sum() == 0
+    assert tags_of(np.array([[0, 255]], np.uint8), CAMVID).tolist() == [1] + [0] * 10
+
+
+def test_known_tags_win_and_follow_a_subset(tree):
+    tags = tuple(tuple(int(k == i) for k in range(11)) for i in (3, 4, 5))
+    some = replace(items(tree), known_tags=tags).subset(["c", "b"])
+    assert [some.tags(i).argmax() for i in range(2)] == [4, 5]
+    assert items(tree).tags(2).tolist() == [0, 0, 1] + [0] * 8
+
+
+def test_mapped_items(tree):
+    for name, stored in zip("abc", (7, 26, 5)):
+        cv2.imwrite(str(tree/"labels"/f"{name}.png"), np.full((8, 12), stored, np.uint8))
+    streets = folder_items(tree/"images", tree/"labels", CITYSCAPES, "demo")
+    mapped = MappedItems(streets, CAMVID)
+    assert [int(mapped.read(i)[1][0, 0]) for i in range(3)] == [3, 8, 255]
+    assert (mapped.names, mapped.split, mapped.space, len(mapped)) == (streets.names, "demo", CAMVID, 3)
+    assert mapped.tags(1).tolist() == [int(i == 8) for i in range(11)]
+    assert mapped.subset(["b"], "one").names == ("b",) and mapped.subset(["b"], "one").split == "one"
+    assert not hasattr(mapped, "instances") and not hasattr(mapped, "other")
+    fruit = LabelSpace("fruit", ("apple",), ((1, 2, 3),), (0,))
+    refuses(lambda: MappedItems(streets, fruit), "without a class in common")
+
+
+def _read_label_of(items): return len(items), items.space.name, items.read(1)[1].tolist(), items.tags(1).tolist()
+
+
+def test_items_travel_to_a_spawned_worker(tree):
+    found = items(tree)
+    here = [_read_label_of(x) for x in (found, MappedItems(found, CAMVID))]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(_read_label_of, [found, MappedItems(found, CAMVID)]) == here
+    assert pickle.loads(pickle.dumps(found)).names == found.names
+
+
+@pytest.mark.parametrize("name", sorted(LABEL_SPACES))
+def test_every_space_reads_its_own_label(tmp_path, name):
+    space = LABEL_SPACES[name]
+    ids = np.array([[*range(len(space)), 255]], np.uint8)
+    cv2.imwrite(str(tmp_path/"a.png"), np.zeros((1, ids.size, 3), np.uint8))
+    cv2.imwrite(str(tmp_path/"l.png"), space.decode_lut[ids])
+    one = SegItems((tmp_path/"a.png",), (tmp_path/"l.png",), ("a",), "demo", space)
+    assert (one.read(0)[1] == ids).all()
 
 
 @pytest.mark.parametrize("size", [(176, 240), (180, 240), (90, 120), (100, 100), (360, 480), (720, 960)])

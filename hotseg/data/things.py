@@ -6,36 +6,51 @@
 __all__ = ['SKINS', 'HAIR', 'CLOTHES', 'GREENS', 'FACADES', 'person', 'bicycle', 'motorcycle', 'rider', 'pole', 'lamp_post',
            'traffic_light', 'sign', 'tree', 'bush', 'run', 'wall', 'fence', 'hedge', 'building']
 
-# %% ../../nbs/118_data.things.ipynb #e171f71d
-from .draw import CIRCLE, Paint, blob, disc, ribbon
+# %% ../../nbs/118_data.things.ipynb #b21e2f50
+from .draw import CIRCLE, Paint, blob, cast, disc, glazing, ribbon
 from .vehicles import (BICYCLE, BUILDING, DARK, FENCE, LIGHT, MOTORCYCLE, PAINTWORK, PERSON, POLE, RIDER,
                                   RUBBER, SIGN, STEEL, VEGETATION, WALL, quad)
 
 # %% ../../nbs/118_data.things.ipynb #7968d78b
 SKINS = ((226, 180, 150), (200, 150, 120), (150, 105, 80), (95, 65, 50))
-HAIR = ((40, 32, 28), (110, 80, 50), (150, 140, 130))
-CLOTHES = ((40, 44, 60), (70, 75, 90), (120, 40, 45), (190, 190, 185), (60, 90, 140), (50, 80, 60), (170, 130, 70),
-           (30, 30, 34), (140, 120, 150), (200, 90, 60))
+HAIR = ((40, 32, 28), (110, 80, 50), (150, 140, 130), (70, 44, 30), (196, 164, 104))
+CLOTHES = ((40, 44, 60), (70, 75, 90), (60, 52, 48), (30, 30, 34), (120, 40, 45), (190, 190, 185), (60, 90, 140),
+           (50, 80, 60), (170, 130, 70), (140, 120, 150), (200, 90, 60), (205, 180, 60), (90, 130, 150))
 
 def person(
     canvas, dice,  # Canvas, Dice
     x, z,     # feet, metres
-    sun=1.,   # shadows fall to +X or -X
 ):
     "Somebody walking or standing"
-    tall, stride = dice.between(1.5, 1.9), dice.between(-.3, .3)
-    skin, top, legs = (dice.vary(dice.pick(c)) for c in (SKINS, CLOTHES, CLOTHES[:4]))
-    paint, width = Paint(top, PERSON, canvas.new_instance(), size=(1., 1.)), dice.between(.38, .5)
-    hip, neck = .5 * tall, .84 * tall
-    canvas.shade([(x - .2, 0, z), (x + .2, 0, z), (x + sun * 1.6 + .15, 0, z + .5), (x + sun * 1.6 - .15, 0, z + .5)])
-    for foot in (-stride - .08, stride + .08):
-        ribbon(canvas, (x + foot, 0, z), (x + foot * .3, hip, z), .17, paint.dye(legs))
-    ribbon(canvas, (x, hip * .92, z), (x, neck, z), width, paint)
-    for k in (-1, 1):
-        hand = x + k * width * .62 - stride * k * .5
-        ribbon(canvas, (x + k * width / 2, neck * .97, z), (hand, hip * .98, z), .11, paint.tint(.85))
-    disc(canvas, (x, tall * .92, z), .075 * tall, paint.dye(skin), tall=1.15)
-    disc(canvas, (x, tall * .955, z), .07 * tall, paint.dye(dice.vary(dice.pick(HAIR))), tall=.8)
+    tall = dice.between(1.52, 1.92) * (dice.between(.6, .8) if dice.chance(.1) else 1)
+    paint = Paint(dice.vary(dice.pick(CLOTHES), .25), PERSON, canvas.new_instance(), size=(1., 1.))
+    build, hip = tall * dice.between(.22, .29), .5 * tall
+    cast(canvas, x, z, build, tall)
+    stride = dice.between(-.34, .34) if dice.chance(.6) else .03
+    _legs(canvas, dice, x, z, hip, stride, paint)
+    ribbon(canvas, (x, hip * .92, z), (x, .84 * tall, z), build, paint)
+    if z < 30: _arms(canvas, dice, x, z, hip, tall, build, stride, paint)
+    disc(canvas, (x, tall * .92, z), .07 * tall, paint.dye(dice.vary(dice.pick(SKINS))), tall=1.2)
+    disc(canvas, (x, tall * .955, z), .068 * tall, paint.dye(dice.vary(dice.pick(HAIR), .3)), tall=.8)
+
+def _legs(canvas, dice, x, z, hip, stride, paint):
+    "Trousers and shoes, a skirt, or a long coat"
+    legs, shoe = paint.dye(dice.vary(dice.pick(CLOTHES[:7]), .3)), paint.dye(DARK)
+    for foot in (-stride - .07, stride + .07):
+        ribbon(canvas, (x + foot, .04, z), (x + foot * .3, hip, z), .1 * hip + .06, legs)
+        if z < 20: ribbon(canvas, (x + foot - .07, .04, z), (x + foot + .1, .05, z), .09, shoe)
+    hem, cloth = hip * dice.pick((.35, .6, .65)), dice.pick((legs, paint))
+    if dice.chance(.35):
+        canvas.face([(x - .3, hem, z), (x + .3, hem, z), (x + .2, hip * 1.1, z), (x - .2, hip * 1.1, z)], cloth)
+
+def _arms(canvas, dice, x, z, hip, tall, build, stride, paint):
+    "Arms, sometimes a bag in a hand or on the back"
+    hands = [x + k * build * .66 - stride * k * .6 for k in (-1, 1)]
+    for k, hand in zip((-1, 1), hands):
+        ribbon(canvas, (x + k * build / 2, .81 * tall, z), (hand, hip * .98, z), .1, paint.tint(.85))
+    bag = paint.dye(dice.vary(dice.pick(CLOTHES), .3))
+    if dice.chance(.3): ribbon(canvas, (hands[0], hip * .45, z), (hands[0], hip * .9, z), .24, bag)
+    if dice.chance(.2): ribbon(canvas, (x, .56 * tall, z), (x, .82 * tall, z), build * .8, bag)
 
 # %% ../../nbs/118_data.things.ipynb #eb942abe
 _FRAME = (((-.52, .34), (-.1, .85)), ((-.52, .34), (0, .3)), ((0, .3), (-.15, .95)), ((0, .3), (.38, .85)),
@@ -49,7 +64,8 @@ def bicycle(
 ):
     "A bicycle, parked or ridden"
     at = _along(x, z, heading)
-    paint = Paint(dice.vary(dice.pick(PAINTWORK)), BICYCLE, canvas.new_instance(), size=(2., 2.))
+    paint = Paint(dice.vary(dice.pick(PAINTWORK), .25), BICYCLE, canvas.new_instance(), size=(2., 2.))
+    cast(canvas, x, z, .4 + 1.2 * abs(heading[0]), 1. + .7 * ridden)
     for s in (-.52, .52):
         disc(canvas, at(s, .34), .34, paint.dye(RUBBER), heading)
         disc(canvas, at(s, .34), .26, paint.dye(dice.vary((118, 118, 118))), heading)
@@ -67,7 +83,8 @@ def motorcycle(
 ):
     "A motorcycle or scooter, parked or ridden"
     at = _along(x, z, heading)
-    paint = Paint(dice.vary(dice.pick(PAINTWORK[3:])), MOTORCYCLE, canvas.new_instance(), size=(2., 2.))
+    paint = Paint(dice.vary(dice.pick(PAINTWORK[3:]), .25), MOTORCYCLE, canvas.new_instance(), size=(2., 2.))
+    cast(canvas, x, z, .5 + 1.4 * abs(heading[0]), 1. + .6 * ridden)
     for s in (-.68, .68):
         disc(canvas, at(s, .31), .32, paint.dye(RUBBER), heading)
         disc(canvas, at(s, .31), .16, paint.dye(STEEL), heading)
@@ -95,7 +112,7 @@ def rider(
     helmet=False,  # always a helmet
 ):
     "The one who sits on it"
-    skin, top, legs = (dice.vary(dice.pick(c)) for c in (SKINS, CLOTHES, CLOTHES[:4]))
+    skin, top, legs = (dice.vary(dice.pick(c), .2) for c in (SKINS, CLOTHES, CLOTHES[:7]))
     paint = Paint(top, RIDER, canvas.new_instance(), size=(1., 1.))
     for knee, foot in (((.22, seat - .22), (.02, .24)), ((.28, seat - .05), (.16, .42))):
         ribbon(canvas, at(-.15, seat), at(*knee), .17, paint.dye(legs))
@@ -103,6 +120,8 @@ def rider(
     shoulder = (-.15 + lean, seat + .55)
     ribbon(canvas, at(-.18, seat - .05), at(*shoulder), .36, paint)
     ribbon(canvas, at(*shoulder), at(.38, seat + .12), .11, paint.tint(.85))
+    bag = paint.dye(dice.pick(CLOTHES))
+    if dice.chance(.3): ribbon(canvas, at(-.3, seat + .1), at(shoulder[0] - .16, seat + .5), .24, bag)
     disc(canvas, at(shoulder[0] + .08, seat + .76), .125, paint.dye(skin), (1., 0.), 1.15)
     hat = dice.pick(_HELMETS) if helmet or dice.chance(.6) else HAIR[1]
     disc(canvas, at(shoulder[0] + .06, seat + .82), .14, paint.dye(hat), (1., 0.), .85)
@@ -117,6 +136,7 @@ def pole(
 ):
     "A bare post"
     ribbon(canvas, (x, 0, z), (x, tall, z), width, Paint(rgb, POLE, size=(1., 1.)))
+    cast(canvas, x, z, width, tall)
 
 def lamp_post(
     canvas, dice,  # Canvas, Dice
@@ -202,7 +222,6 @@ def tree(
     canvas, dice,  # Canvas, Dice
     x, z,      # foot, metres
     tall=None, # metres; 5 to 11 by default
-    sun=1.,    # shadows fall to +X or -X
 ):
     "A broad-leaved tree"
     tall, green = tall or dice.between(5, 11), dice.vary(dice.pick(GREENS), .2)
@@ -210,9 +229,10 @@ def tree(
     trunk, spread = tall * dice.between(.22, .38), tall * dice.between(.22, .34)
     bark = paint.dye(dice.vary((84, 70, 56)), tile="concrete", size=(1., 1.))
     ribbon(canvas, (x, 0, z), (x, trunk + spread, z), .05 * tall, bark)
-    canvas.shade([(x + sun * tall * .35 + spread * c, 0, z + spread * .6 * s) for c, s in CIRCLE])
-    middle = (tall + trunk) / 2
-    count = 9 if z < 25 else 5
+    middle, (sx, sz) = (tall + trunk) / 2, canvas.sun
+    cast(canvas, x, z, .05 * tall, trunk)
+    canvas.shade([(x + sx * middle + spread * c, 0, z + sz * middle + spread * s) for c, s in CIRCLE])
+    count = 10 if z < 25 else 6 if z < 50 else 3
     for k in range(count):
         share = k / (count - 1)
         at = x + dice.between(-.6, .6) * spread, middle + (share - .45) * (tall - trunk) * .75, z
@@ -240,7 +260,9 @@ def run(
     end_gain=.82,  # brightness of the end wall
 ):
     "A slab along the street"
-    back = x + thick
+    back, (sx, sz) = x + thick, canvas.sun
+    far = [(x + sx * tall, 0, z + sz * tall) for z in (end, start)]
+    canvas.shade([(x, 0, start), (x, 0, end), *far])
     canvas.face([(x, 0, start), (back, 0, start), (back, tall, start), (x, tall, start)], paint.tint(end_gain))
     canvas.face([(x, tall, start), (x, tall, end), (back, tall, end), (back, tall, start)], paint.tint(1.1))
     canvas.face([(x, 0, start), (x, 0, end), (x, tall, end), (x, tall, start)], paint)
@@ -285,7 +307,7 @@ def hedge(
 # %% ../../nbs/118_data.things.ipynb #61013ce8
 FACADES = ((186, 168, 140), (170, 120, 96), (150, 146, 140), (206, 200, 186), (140, 88, 72), (176, 176, 180),
            (196, 176, 120), (120, 126, 134), (160, 170, 160))
-_WINDOWS = "windows", "windows", "offices", "slits"
+_WINDOWS = "windows", "windows", "offices", "slits", "balconies"
 
 def building(
     canvas, dice,  # Canvas, Dice
@@ -298,14 +320,22 @@ def building(
     storey = dice.between(2.9, 3.6)
     tall = tall or storey * dice.count(3, 7) + .8
     paint = Paint(dice.vary(dice.pick(FACADES), .16), BUILDING, tile=dice.pick(_WINDOWS),
-                  size=(dice.between(2., 3.2) * 8, storey * 8))
+                  size=(dice.between(2.2, 3.6) * 4, storey * 4))
     deep, bare = outward * 14, paint._replace(tile=dice.pick(("concrete", "brick", "plain")), size=(3., 3.))
     front = [(x, 0, start), (x, 0, end), (x, tall, end), (x, tall, start)]
     canvas.face([(x, 0, start), (x + deep, 0, start), (x + deep, tall, start), (x, tall, start)],
                 (paint if dice.chance(.5) else bare).tint(.8))
     canvas.face(front, paint)
+    if dice.chance(.6): _cornice(canvas, dice, x - outward * .3, start, end, tall, storey, paint)
     if dice.chance(.5): _roof(canvas, dice, x, start, end, outward, tall, paint)
     _ground_floor(canvas, dice, x - outward * .05, start, end, paint)
+
+def _cornice(canvas, dice, x, start, end, tall, storey, paint):
+    "A ledge under the eaves, sometimes one over the ground floor, and the shade below it"
+    plain = paint._replace(tile="plain")
+    for y in (tall - .45, storey)[:dice.count(1, 2)]:
+        for low, high, coat in ((y, y + .4, plain.tint(1.1)), (y - .25, y, plain.tint(.6))):
+            canvas.face([(x, low, start), (x, low, end), (x, high, end), (x, high, start)], coat)
 
 def _roof(canvas, dice, x, start, end, outward, tall, paint):
     "A pitched roof over the eaves"
@@ -324,7 +354,7 @@ def _ground_floor(canvas, dice, x, start, end, paint):
         band(start, end, 2.7, 3.15, paint.dye(dice.vary(dice.pick(CLOTHES), .3)))
         for k in range(3):
             a = start + (end - start) * (k + .12) / 3
-            band(a, a + (end - start) * .25, .5, 2.5, paint.dye(dice.vary((70, 80, 90), .3), glow=.6))
+            band(a, a + (end - start) * .25, .5, 2.5, glazing(paint, 3.5)._replace(glow=1.5))
     else: band(start, end, 0, .8, paint.tint(.65)._replace(tile="stone", size=(4., 4.)))
     door = dice.between(start + .5, max(end - 2, start + .6))
     band(door, door + 1.1, 0, 2.3, paint.dye(dice.vary((84, 62, 48), .3)))

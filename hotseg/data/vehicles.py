@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['ROAD', 'SIDEWALK', 'BUILDING', 'WALL', 'FENCE', 'POLE', 'LIGHT', 'SIGN', 'VEGETATION', 'TERRAIN', 'SKY', 'PERSON',
-           'RIDER', 'CAR', 'TRUCK', 'BUS', 'TRAIN', 'MOTORCYCLE', 'BICYCLE', 'DARK', 'RUBBER', 'GLASS', 'STEEL',
-           'PAINTWORK', 'CARS', 'quad', 'placer', 'tyres', 'hubs', 'car', 'bus', 'train', 'truck']
+           'RIDER', 'CAR', 'TRUCK', 'BUS', 'TRAIN', 'MOTORCYCLE', 'BICYCLE', 'DARK', 'RUBBER', 'STEEL', 'PAINTWORK',
+           'CARS', 'quad', 'placer', 'tyres', 'hubs', 'car', 'bus', 'train', 'truck']
 
-# %% ../../nbs/117_data.vehicles.ipynb #81d232cd
-from .draw import Paint, disc, ribbon, solid, visible_side
+# %% ../../nbs/117_data.vehicles.ipynb #c94f3110
+from .draw import Paint, disc, glazing, ribbon, solid, visible_side
 
 # %% ../../nbs/117_data.vehicles.ipynb #58ec4ba4
 (ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, TERRAIN, SKY,
  PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE) = range(19)
 
-DARK, RUBBER, GLASS, STEEL = (38, 38, 40), (30, 30, 32), (58, 68, 80), (120, 122, 125)
+DARK, RUBBER, STEEL = (38, 38, 40), (30, 30, 32), (120, 122, 125)
 PAINTWORK = ((200, 200, 204), (150, 152, 156), (70, 72, 76), (40, 42, 48), (222, 222, 220), (150, 36, 34),
              (40, 62, 120), (62, 92, 78), (176, 150, 110), (90, 110, 140), (190, 120, 40))
 
@@ -37,11 +37,14 @@ def placer(
     return dict(away=lambda s, y, w: (x + w, y, z + s), toward=lambda s, y, w: (x + w, y, z + length - s),
                 right=lambda s, y, w: (x + s, y, z + w), left=lambda s, y, w: (x + length - s, y, z + w))[heading]
 
-def _shadow(canvas, place, length, half, sun):
-    "The dark patch under a vehicle and towards the side away from the sun"
+def _shadow(canvas, place, length, half, tall):
+    "The dark under a vehicle, and the shadow of its body"
     under = [place(s, 0, w) for s, w in ((-.1, -half), (-.1, half), (length + .1, half), (length + .1, -half))]
-    canvas.shade(under)
-    canvas.shade([(x + sun * (k // 2 * .5 + .5), y, z) for k, (x, y, z) in enumerate(under)])
+    canvas.shade(under, touching=True)
+    (sx, sz), y = canvas.sun, tall - .3
+    moved = [(x + sx * y, 0, z + sz * y) for x, _, z in under]
+    canvas.shade(moved)
+    for k in range(4): canvas.shade([under[k - 1], under[k], moved[k], moved[k - 1]])
 
 def tyres(
     canvas,  # Canvas
@@ -74,7 +77,14 @@ def hubs(
         disc(canvas, place(s, radius, side), radius, black, heading)
         disc(canvas, place(s, radius, side), radius * .55, paint.dye((130, 132, 136)), heading)
 
-# %% ../../nbs/117_data.vehicles.ipynb #58fd8e8f
+# %% ../../nbs/117_data.vehicles.ipynb #f529a4f1
+def _band(canvas, place, side, start, end, low, high, count, paint):
+    "A row of `count` windows on a flank"
+    step = (end - start) / count
+    for k in range(count):
+        a, b = start + k * step + .06 * step, start + (k + 1) * step - .06 * step
+        canvas.face([place(s, y, side) for s, y in ((a, low), (b, low), (b, high), (a, high))], paint)
+
 CARS = dict(  # outline (along, up), strips of glass, side window corners
     saloon=([(0, .3), (0, .9), (.7, .98), (1.3, 1.42), (2.6, 1.44), (3.3, 1.0), (4.4, .8), (4.45, .3)], (2, 4),
             [(1.0, 1.0), (1.45, 1.34), (2.55, 1.34), (3.05, 1.0)]),
@@ -82,6 +92,8 @@ CARS = dict(  # outline (along, up), strips of glass, side window corners
                [(.45, .98), (.6, 1.36), (2.25, 1.38), (2.75, 1.0)]),
     estate=([(0, .3), (0, .95), (.25, 1.48), (2.9, 1.5), (3.5, 1.02), (4.5, .84), (4.55, .3)], (1, 3),
             [(.4, 1.0), (.5, 1.38), (2.8, 1.38), (3.25, 1.02)]),
+    suv=([(0, .4), (0, 1.05), (.2, 1.66), (2.9, 1.7), (3.5, 1.18), (4.45, 1.02), (4.5, .4)], (1, 3),
+         [(.4, 1.12), (.5, 1.55), (2.8, 1.57), (3.25, 1.15)]),
     van=([(0, .35), (0, 1.0), (.1, 1.9), (3.6, 1.95), (4.3, 1.15), (4.8, .95), (4.85, .35)], (1, 3),
          [(2.6, 1.15), (2.6, 1.75), (3.5, 1.75), (3.95, 1.15)]))
 
@@ -89,24 +101,34 @@ def car(
     canvas, dice,    # Canvas, Dice
     x, z,            # middle of the near end, metres
     heading="away",  # see `placer`
-    sun=1.,          # shadows fall to +X or -X
 ):
-    "A car: one of four bodies in one of many colours"
+    "A car: one of five bodies in one of many colours"
     outline, glass, window = CARS[dice.pick(tuple(CARS))]
     length, half = outline[-1][0], dice.between(.82, .95)
-    paint = Paint(dice.vary(dice.pick(PAINTWORK), .15), CAR, canvas.new_instance(), size=(9., 9.))
+    paint = Paint(dice.vary(dice.pick(PAINTWORK), .15), CAR, canvas.new_instance(), size=(9., 9.), sheen=.1)
     place = placer(x, z, heading, length)
-    _shadow(canvas, place, length, half, sun)
+    _shadow(canvas, place, length, half, 1.45)
     tyres(canvas, place, (.8, length - .9), half, .32, paint)
     side = solid(canvas, outline, half, place, paint, glass)
-    if side is not None:
-        canvas.face([place(s, y, side) for s, y in window], paint.dye(GLASS))
+    if side is not None: _car_flank(canvas, place, side, length, window, paint)
     hubs(canvas, place, (.8, length - .9), side, .32, paint)
     _car_ends(canvas, place, outline, half, heading, paint)
 
+def _car_flank(canvas, place, side, length, window, paint):
+    "Sill, door joints, windows with a pillar"
+    canvas.face([place(s, y, side) for s, y in window], glazing(paint))
+    if place(0, 0, 0)[2] > 35: return
+    def bar(a, b, low, high, coat): _band(canvas, place, side, a, b, low, high, 1, coat)
+    (a, low), (b, high) = window[0], window[2]
+    middle = (a + b) / 2 + .1
+    bar(.1, length - .1, .3, .42, paint.dye(DARK))
+    bar(middle, middle + .1, low, high, paint.tint(.8))
+    for s in (middle + .05, window[3][0] + .1): bar(s, s + .03, .42, low, paint.tint(.5))
+    bar(middle + .2, middle + .45, low - .17, low - .12, paint.tint(.6))
+
 def _car_ends(canvas, place, outline, half, heading, paint):
     "Lamps, number plate and bumper on the end that is seen"
-    if heading in ("left", "right") or place(0, 0, 0)[2] > 60: return
+    if heading in ("left", "right") or place(0, 0, 0)[2] > 45: return
     s, lamp, glow = (0, (170, 22, 22), .7) if heading == "away" else (outline[-1][0], (235, 235, 215), 1.)
     for w in (-half + .16, half - .16):
         _patch(canvas, place, s, w, .7, .14, .1, paint.dye(lamp, glow=glow))
@@ -117,18 +139,11 @@ def _patch(canvas, place, s, w, y, wide, tall, paint):
     "A rectangle on the end of a vehicle: half sizes `wide`, `tall`"
     canvas.face([place(s, y + b * tall, w + a * wide) for a, b in ((-1, -1), (1, -1), (1, 1), (-1, 1))], paint)
 
-# %% ../../nbs/117_data.vehicles.ipynb #f529a4f1
-def _band(canvas, place, side, start, end, low, high, count, paint):
-    "A row of `count` windows on a flank"
-    step = (end - start) / count
-    for k in range(count):
-        a, b = start + k * step + .06 * step, start + (k + 1) * step - .06 * step
-        canvas.face([place(s, y, side) for s, y in ((a, low), (b, low), (b, high), (a, high))], paint)
-
+# %% ../../nbs/117_data.vehicles.ipynb #23c772ff
 def _front(canvas, place, s, half, low, high, paint, lamp):
     "Windscreen and lamps of a big vehicle"
     middle, tall = (low + high) / 2, (high - low) / 2
-    _patch(canvas, place, s, 0, middle, half * .88, tall, paint.dye(GLASS))
+    _patch(canvas, place, s, 0, middle, half * .88, tall, glazing(paint, 4.))
     for w in (-half * .75, half * .75):
         _patch(canvas, place, s, w, .75, .16, .12, paint.dye(lamp, glow=.9))
 
@@ -140,19 +155,18 @@ def bus(
     canvas, dice,    # Canvas, Dice
     x, z,            # middle of the near end, metres
     heading="away",  # see `placer`
-    sun=1.,          # shadows fall to +X or -X
 ):
     "A city bus"
     length, half, top = dice.between(9, 12), 1.25, dice.between(2.9, 3.2)
     colour = dice.pick(((205, 50, 40), (225, 180, 40), (215, 70, 50), (230, 225, 215)))
-    paint = Paint(dice.vary(colour), BUS, canvas.new_instance(), size=(9., 9.))
+    paint = Paint(dice.vary(colour), BUS, canvas.new_instance(), size=(9., 9.), sheen=.06)
     place = placer(x, z, heading, length)
-    _shadow(canvas, place, length, half, sun)
+    _shadow(canvas, place, length, half, top)
     tyres(canvas, place, (2.4, length - 2.2), half, .48, paint)
     side = solid(canvas, [(0, .35), (0, top), (length, top), (length, .35)], half, place, paint)
     if side is not None:
-        _band(canvas, place, side, .5, length - .3, 1.35, 2.45, 7, paint.dye(GLASS))
-        _band(canvas, place, side, length - 1.6, length - .5, .5, 2.4, 2, paint.dye((74, 84, 96)))
+        _band(canvas, place, side, .5, length - .3, 1.35, 2.45, 7, glazing(paint, 4.))
+        _band(canvas, place, side, length - 1.6, length - .5, .5, 2.4, 2, glazing(paint, 4.))
     hubs(canvas, place, (2.4, length - 2.2), side, .48, paint)
     if heading in ("left", "right"): return
     s, lamp = _seen_end(heading, length)
@@ -163,14 +177,13 @@ def train(
     canvas, dice,    # Canvas, Dice
     x, z,            # middle of the near end, metres
     heading="toward",  # see `placer`
-    sun=1.,          # shadows fall to +X or -X
 ):
     "A tram of three cars with a pantograph"
     length, half, top = dice.between(22, 30), 1.2, 3.3
     paint = Paint(dice.vary(dice.pick(((190, 196, 160), (40, 120, 110), (60, 130, 84), (120, 176, 150)))), TRAIN,
-                  canvas.new_instance(), size=(9., 9.))
+                  canvas.new_instance(), size=(9., 9.), sheen=.06)
     place = placer(x, z, heading, length)
-    _shadow(canvas, place, length, half, sun)
+    _shadow(canvas, place, length, half, top)
     outline = [(0, .2), (0, 1.2), (.5, 3.0), (.9, top), (length - .9, top), (length - .5, 3.0), (length, 1.2),
                (length, .2)]
     side = solid(canvas, outline, half, place, paint, glass=(1, 5))
@@ -184,7 +197,7 @@ def train(
 
 def _tram_flank(canvas, place, side, length, paint, stripe):
     "Window band, stripe, and the dark joints between the cars"
-    _band(canvas, place, side, .8, length - .8, 1.4, 2.6, 3, paint.dye((44, 52, 62)))
+    _band(canvas, place, side, .8, length - .8, 1.4, 2.6, 3, glazing(paint, 4.))
     _band(canvas, place, side, .2, length - .2, .8, 1.15, 1, paint.dye(stripe))
     for k in (1, 2):
         middle = .8 + k * (length - 1.6) / 3
@@ -197,16 +210,15 @@ def truck(
     canvas, dice,    # Canvas, Dice
     x, z,            # middle of the near end, metres
     heading="away",  # see `placer`
-    sun=1.,          # shadows fall to +X or -X
 ):
     "A lorry: a load and a cab"
     load, half, top = dice.between(4.5, 7), 1.2, dice.between(2.9, 3.6)
     thing = canvas.new_instance()
-    cab = Paint(dice.vary(dice.pick(PAINTWORK)), TRUCK, thing, size=(9., 9.))
+    cab = Paint(dice.vary(dice.pick(PAINTWORK)), TRUCK, thing, size=(9., 9.), sheen=.06)
     box = Paint(dice.vary(dice.pick(_LOADS)), TRUCK, thing, tile="panels", size=(4., 4.))
     length = load + 2.2
     place = placer(x, z, heading, length)
-    _shadow(canvas, place, length, half, sun)
+    _shadow(canvas, place, length, half, top)
     tyres(canvas, place, (1.2, length - 1.2), half, .48, box)
     parts = [lambda: _load(canvas, place, load, half, top, box), lambda: _cab(canvas, place, load, length, half, cab)]
     for part in parts if heading != "away" else parts[::-1]: part()
@@ -228,4 +240,4 @@ def _cab(canvas, place, load, length, half, cab):
     "The cab with a side window"
     outline = [(load + .25, .45), (load + .25, 2.5), (length - .3, 2.5), (length, 1.4), (length, .45)]
     side = solid(canvas, outline, half, place, cab, glass=(2,))
-    if side is not None: _band(canvas, place, side, load + .9, length - .3, 1.4, 2.1, 1, cab.dye(GLASS))
+    if side is not None: _band(canvas, place, side, load + .9, length - .3, 1.4, 2.1, 1, glazing(cab, 4.))
