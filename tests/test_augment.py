@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from hotseg.core import HotsegError, numpy_rng
-from hotseg.data.augment import (RECIPES, Augment, Geometry, RareClasses, Scale, carry, move, rare_class_probabilities,
-                                 recipe, undo)
+from hotseg.data.augment import RECIPES, Augment, RareClasses, Scale, rare_class_probabilities, recipe
 from hotseg.data.colour import CAFFE, IMAGENET, NEUTRAL, Blur, Jitter, Photometric, recolour
+from hotseg.data.geometry import Geometry, carry, move, undo
 from hotseg.data.mix import (box_mask, class_mask, class_mix, cut_mix, fda, half_window, lab_style, lab_to_rgb, paste,
                              patch_mask, rgb_to_lab)
 

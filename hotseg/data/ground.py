@@ -92,7 +92,7 @@ def paint_ground(
 ):
     "Sky, land, sidewalks, verges, roads and their markings"
     _paint_sky(canvas, dice)
-    walk = Paint(dice.vary((178, 168, 162), .1), SIDEWALK, tile="paving", size=(9., 9.), ground=1)
+    walk = Paint(dice.vary((186, 166, 156), .1), SIDEWALK, tile="paving", size=(9., 9.), ground=1)
     grass = Paint(dice.vary((126, 138, 76), .2), TERRAIN, tile="grass", size=(5., 5.), ground=1)
     road = Paint(dice.vary(dice.pick(_ASPHALT), .08), ROAD, tile="asphalt", size=(7., 7.), ground=1)
     slab(canvas, -900, 900, .5, 3000, grass if dice.chance(.7) else walk)

@@ -35,7 +35,6 @@ WEATHERS = dict(
     fog=Weather((.02, .02, .02), (.86, .87, .88), (200, 203, 206), (203, 205, 208), 55.),
     noon=Weather((1.05, .98, .82), (.40, .44, .56), (38, 104, 226), (150, 198, 250), 1800.),
     evening=Weather((1.2, .86, .5), (.42, .38, .50), (70, 110, 210), (250, 196, 150), 700.),
-    cloudy=Weather((.56, .54, .48), (.56, .60, .68), (150, 184, 226), (204, 218, 236), 900.),
     blue=Weather((.0, .0, .0), (.37, .39, .54), (62, 72, 138), (150, 104, 108), 200., beams=.5),
     night=Weather((.0, .0, .0), (.29, .28, .37), (30, 32, 58), (66, 58, 68), 160., .85, 2.5))
 
@@ -51,7 +50,7 @@ class Look:
     lamps: float = .15   # brightness of lamps and lit windows
     stuff: dict = field(default_factory=dict)  # material (tile) -> RGB multipliers
 
-_GAME = dict(asphalt=(1.24, 1.13, .96), paving=(.72, .86, .98), grass=(1.15, .94, .62), leaves=(.76, 1.05, .70),
+_GAME = dict(asphalt=(1.34, 1.22, 1.03), paving=(.70, .84, .97), grass=(1.15, .94, .62), leaves=(.66, 1.05, .62),
              brick=(1.25, .95, .80), concrete=(1.15, 1.1, 1.), windows=(1.16, 1.0, .84), offices=(.86, 1.02, 1.18),
              slits=(1.2, 1.08, .8), balconies=(1.2, .96, .86), slats=(.8, 1., 1.3), plain=(1.08, 1., .94),
              marking=(1.1, .82, .34))
@@ -59,8 +58,8 @@ _GAME = dict(asphalt=(1.24, 1.13, .96), paving=(.72, .86, .98), grass=(1.15, .94
 LOOKS = dict(
     camera=Look(("overcast",) * 4 + ("sunny",) * 4 + ("rain", "fog"), glare=1., sensor=Sensor(
         blur=.7, shake=.2, bloom=.25, saturation=.8, vignette=.35, spread=.09, noise=3.5, chroma=2., step=2)),
-    game=Look(("noon", "noon", "evening", "cloudy"), style="clean", texture=.9, lamps=.1, stuff=_GAME, sensor=Sensor(
-        saturation=1.35, spread=.05)),
+    game=Look(("noon", "noon", "evening"), style="clean", texture=.9, lamps=.1, stuff=_GAME,
+              sensor=Sensor(saturation=1.35, spread=.05)),
     dusk=Look(("blue", "blue", "night"), texture=.8, lamps=1., sensor=Sensor(
         blur=.8, shake=.3, bloom=.9, saturation=.75, vignette=.5, spread=.12, noise=8., chroma=4., step=2)))
 
@@ -203,7 +202,7 @@ def _mirror(
     top = min(max(int(camera.horizon * h), 0), h - 1)
     v, column, low = grid(h, w)[1][top:], np.arange(w), ground[top:]
     rough = (_scatter()[np.arange(top, h)[:, None] % TILE, column % TILE] - np.float32(.5)) * np.float32(.06)
-    base = np.float32(2 * camera.horizon) - v + rough * low.clip(0, 8) / 8
+    base = np.float32(2 * camera.horizon) - v + rough * low.clip(0, 8) / low.clip(8, None)
     row = base
     for _ in range(3):
         spot = (np.floor(row * np.float32(h)).astype(np.int32)).clip(0, h - 1)

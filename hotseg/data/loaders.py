@@ -100,11 +100,11 @@ def file_of(
     return getattr(items, "images", items.names)[i]
 
 def tags_given(
-    items,  # see `data.sets`
-) -> bool:  # False: from masks, or no tags at all
+    items,  # see `data.sets`; items with a list say so by `known_tags`
+) -> bool:  # False: from masks
     "Do image-level tags come from a list of their own?"
     while not hasattr(items, "known_tags") and hasattr(items, "items"): items = items.items
-    return items.known_tags is not None if hasattr(items, "known_tags") else hasattr(items, "tags")
+    return getattr(items, "known_tags", None) is not None
 
 def same_size(
     samples,  # list of tuples of tensors

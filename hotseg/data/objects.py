@@ -55,7 +55,7 @@ def _settle(
     things,      # class names
     wide, tall,  # of the picture, short sides
     horizon,     # where the floor begins
-    flying=False,  # everything floats
+    flying=False,  # birds float too
 ) -> list:  # (foot y, x, size, name), from far to near
     "Give each thing a size and a place"
     placed: list = []
@@ -65,7 +65,8 @@ def _settle(
         longest = dice.between(*dice.pick(((.22, .4), (.4, .75), (.7, 1.2)))) * crowd
         size = longest / max(FORM[name])
         w, h = FORM[name][0] * size, FORM[name][1] * size
-        spots = [_spot(dice, w, h, wide, tall, horizon, flying or name in FLOAT) for _ in range(6)]
+        floats = name in FLOAT or flying and name == "bird"
+        spots = [_spot(dice, w, h, wide, tall, horizon, floats) for _ in range(6)]
         x, y = min(spots, key=lambda spot: _clash((*spot, w, h), boxes, wide, tall))
         boxes.append((x, y, w, h)); placed.append((y, x, size, name))
     return sorted(placed)

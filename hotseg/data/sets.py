@@ -258,6 +258,7 @@ class MappedItems:
     names = property(lambda self: self.items.names)
     split = property(lambda self: self.items.split)
     space = property(lambda self: self.target)
+    known_tags = None  # tags come from the mapped labels
 
     def __len__(self): return len(self.items)
     def __repr__(self): return f"{self.items!r} as {self.target.name}"

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import Sampler
 
 from ..core import HotsegError, numpy_rng
-from .augment import Geometry, undo
+from .geometry import Geometry, undo
 from .loaders import (DistortedPairs, EpochSampler, Samples, SegLoaders, check_sets, file_of, flip,
                                  image_tensor, join, label_tensor, tags_given)
 from .sets import tags_of
