@@ -42,7 +42,8 @@ def test_a_killed_writer_loses_nothing(whole, tmp_path):
             "inner = w._write_one\n"
             "def slow(*a): inner(*a); print('one', flush=True); time.sleep(.2)\n"
             "w._write_one = slow\n"
-            "write_scenes(Path(sys.argv[1]), Request('cityscapes', (('train', 6), ('val', 2)), 'camera', 3, 64, 128))\n")
+            "asked = Request('cityscapes', (('train', 6), ('val', 2)), 'camera', 3, 64, 128)\n"
+            "write_scenes(Path(sys.argv[1]), asked)\n")
     writer = subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE)
     for _ in range(3): assert writer.stdout.readline().strip() == b"one"
     writer.send_signal(signal.SIGKILL)
@@ -93,7 +94,8 @@ def test_both_label_images_say_the_same(whole):
 
 
 def test_instances_and_depth_come_back(whole):
-    items, drawn = measured(READERS["cityscapes"]("train", whole), "instances", "depth"), StreetScenes(6, 3, "train", 64, 128)
+    items = measured(READERS["cityscapes"]("train", whole), "instances", "depth")
+    drawn = StreetScenes(6, 3, "train", 64, 128)
     for i in range(6):
         scene, things = drawn.scene(i), items.instances(i)
         for thing in np.unique(scene.instances[scene.instances > 0]):
@@ -137,8 +139,8 @@ def command(*words, **env):
 
 
 def test_the_command_writes_and_checks(tmp_path):
-    made = command("data", "scenes", str(tmp_path/"set"), "--layout", "gta5", "--n", "3", "--val", "1", "--height", "64",
-                   "--width", "128", "--json")
+    made = command("data", "scenes", str(tmp_path/"set"), "--layout", "gta5", *"--n 3 --val 1".split(),
+                   *"--height 64 --width 128 --json".split())
     assert made.returncode == 0, made.stderr
     told = json.loads(made.stdout)
     assert told["look"] == "game" and told["counts"] == {"train": 3, "val": 1}
@@ -153,8 +155,8 @@ def test_the_command_writes_and_checks(tmp_path):
 
 def test_the_command_packs(tmp_path):
     root = str(embedded("small/game"))
-    made = command("data", "pack", "gta5/train", str(tmp_path/"packed"), "--root", root, "--height", "64", "--width", "128",
-                   "--json")
+    made = command("data", "pack", "gta5/train", str(tmp_path/"packed"), "--root", root,
+                   *"--height 64 --width 128 --json".split())
     assert made.returncode == 0, made.stderr
     assert len(json.loads(made.stdout)["names"]) == 4
 

@@ -233,9 +233,10 @@ def _classes(home, space):
     "The space of `classes.txt`, where there is one"
     if not (home/"classes.txt").is_file(): return space
     names = read_names(home/"classes.txt")
-    name = written(home).get("space", space.name)
-    if names == getattr(LABEL_SPACES.get(name), "classes", None): return LABEL_SPACES[name]
-    return LabelSpace(name if name not in LABEL_SPACES else home.name, names, voc_palette(len(names)),
+    told = written(home).get("space")
+    known = LABEL_SPACES.get(told or space.name)
+    if known and known.classes == names: return known
+    return LabelSpace(told or home.name, names, voc_palette(len(names)),
                       tuple(range(len(names))), (255,), 0 if names[0] == "background" else None, (224, 224, 192))
 
 # %% ../../nbs/126_data.layouts.ipynb #c7931cb9

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core import HotsegError
-from .draw import FAR, Dice, maps
+from .draw import FAR, Camera, Dice, maps
 from .light import LOOKS, WEATHERS, photograph
 from .streets import paint_street
 from .vehicles import SKY
@@ -26,6 +26,7 @@ class Scene:
     label: np.ndarray      # (H, W) uint8 Cityscapes training ids, 255 void
     depth: np.ndarray      # (H, W) float32 metres; the sky is at 1000
     instances: np.ndarray  # (H, W) uint16, 0 where there is no thing
+    camera: Camera         # focal length and horizon in image heights, height in metres
 
 def street_scene(
     seed,            # of the set
@@ -42,7 +43,7 @@ def street_scene(
     named(WEATHERS, weather, "weather")
     canvas, label, instances, depth = street_maps(seed, index, height, width, split)
     image = photograph(canvas, light, Dice("photo", seed, split, index, look, height, width), weather)
-    return Scene(image, label, depth, instances)
+    return Scene(image, label, depth, instances, canvas.camera)
 
 def street_maps(
     seed, index,     # set and number of the scene

@@ -11,8 +11,9 @@ from functools import partial
 
 from .draw import Canvas, Dice, Paint, blob, cast
 from .ground import paint_ground, plan_street, slab
-from .things import (FACADES, GREENS, bicycle, building, bush, fence, hedge, lamp_post, motorcycle,
-                                person, pole, sign, traffic_light, tree, wall)
+from .houses import FACADES, building, fence, hedge, wall
+from .things import (GREENS, bicycle, bush, lamp_post, motorcycle, person, pole, sign, traffic_light,
+                                tree)
 from .vehicles import BUILDING, TERRAIN, VEGETATION, bus, car, quad, train, truck
 from ..labels import IGNORE
 
