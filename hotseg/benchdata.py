@@ -164,7 +164,7 @@ def bench_scenes(
 ) -> list:    # rows
     "Drawing scenes against the time they may take"
     h, w, numbers = max(32, round(128 * scale)), max(64, round(256 * scale)), iter(range(10**6))
-    draws = {f"street, {look}": partial(_draw_street, numbers, h, w, look) for look in ("camera", "game", "dusk")}
+    draws: dict = {f"street, {look}": partial(_draw_street, numbers, h, w, look) for look in ("camera", "game", "dusk")}
     draws["objects"] = lambda: object_scene(0, next(numbers), h, h)
     bar = "bar: 20 scenes a second", 50.
     return [row(name, race(draw, lambda: None, repeats)[0], *bar) for name, draw in draws.items()]

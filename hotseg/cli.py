@@ -61,7 +61,8 @@ def _scenes_parser(actions):
     one.add_argument("--layout", default="cityscapes", help="cityscapes | gta5 (streets), voc (objects)")
     one.add_argument("--look", help="of streets: camera | game | dusk (default: game for gta5, else camera)")
     for name, value, text in (("n", 100, "training scenes"), ("val", 20, "validation scenes"),
-                              ("seed", 0, "of the set"), ("height", 512, "pixels"), ("width", 1024, "pixels"), ("workers", 0, "processes")):
+                              ("seed", 0, "of the set"), ("height", 512, "pixels"), ("width", 1024, "pixels"),
+                              ("workers", 0, "processes beside this one")):
         one.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default {value})")
     one.add_argument("--json", action="store_true", help="end with the manifest as JSON")
 
