@@ -16,6 +16,7 @@ from .core import HotsegError, numpy_rng
 from .distort.warp import warp
 from .labels import CITYSCAPES, IGNORE, encode
 from .metrics import Confusion
+from .runs import provenance
 
 # %% ../nbs/910_bench.ipynb #602e0632
 def race(
@@ -63,11 +64,13 @@ def bench(
     name,        # area, e.g. `metric`; raises HotsegError for an unknown one
     repeats=30,  # counted rounds for every row
     scale=1.,    # factor on the sides of the pictures; 1 for numbers to quote
-) -> dict:       # {"area", "device", "threads", "rows"}
+) -> dict:       # {"area", "device", "threads", "commit", "changed", "rows"}
     "Measure one area"
     if name not in AREAS: raise HotsegError("no such benchmark", value=name, fix=", ".join(sorted(AREAS)))
     measure, device = AREAS[name]
-    return dict(area=name, device=device, threads=torch.get_num_threads(), rows=measure(repeats, scale))
+    made = provenance(device)
+    about = {k: made[k] for k in ("device", "threads", "commit", "changed")}
+    return dict(area=name, **about, rows=measure(repeats, scale))
 
 def bench_table(
     result,  # what `bench` returns

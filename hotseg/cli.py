@@ -6,10 +6,11 @@
 __all__ = ['parser', 'run_verb', 'list_action', 'check_action', 'scenes_action', 'pack_action', 'convert_action', 'results_verb',
            'bench_verb', 'main']
 
-# %% ../nbs/950_cli.ipynb #57c9f526
-import argparse, json, sys
+# %% ../nbs/950_cli.ipynb #8531074e
+import argparse, json, os, sys
+from pathlib import Path
 
-from .core import HotsegError, read_json
+from .core import HotsegError, Settings, read_json
 
 # %% ../nbs/950_cli.ipynb #2b612d18
 def parser() -> argparse.ArgumentParser:
@@ -51,8 +52,16 @@ def _check_parser(actions):
     one.add_argument("root", help="the data set's folder")
     one.add_argument("--layout", required=True, help="see `hotseg data list`")
     one.add_argument("--split", action="append", help="only this split; may be repeated")
-    one.add_argument("--workers", type=int, default=0, help="processes beside this one")
+    one.add_argument("--workers", type=_whole, default=0, help="processes beside this one")
+    one.add_argument("--partial", action="store_true", help="a part of the set is meant to be there: do not count")
+    one.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE",
+                     help="of the layout's reader, e.g. space=marsh.toml, labels=labelTrainIds")
     one.add_argument("--json", action="store_true", help="machine-readable")
+
+def _whole(text):
+    "A number from 0 up"
+    if int(text) >= 0: return int(text)
+    raise argparse.ArgumentTypeError(f"{text} is less than 0")
 
 def _scenes_parser(actions):
     one = _verb(actions, "scenes", scenes_action, "write generated scenes in a published layout",
@@ -61,9 +70,10 @@ def _scenes_parser(actions):
     one.add_argument("--layout", default="cityscapes", help="cityscapes | gta5 (streets), voc (objects)")
     one.add_argument("--look", help="of streets: camera | game | dusk (default: game for gta5, else camera)")
     for name, value, text in (("n", 100, "training scenes"), ("val", 20, "validation scenes"),
-                              ("seed", 0, "of the set"), ("height", 512, "pixels"), ("width", 1024, "pixels"),
+                              ("seed", 0, "another seed is another town: source and target want two"),
+                              ("height", 512, "pixels"), ("width", 1024, "pixels"),
                               ("workers", 0, "processes beside this one")):
-        one.add_argument(f"--{name}", type=int, default=value, help=f"{text} (default {value})")
+        one.add_argument(f"--{name}", type=_whole, default=value, help=f"{text} (default {value})")
     one.add_argument("--json", action="store_true", help="end with the manifest as JSON")
 
 def _pack_parser(actions):
@@ -73,6 +83,8 @@ def _pack_parser(actions):
     one.add_argument("out", help="folder to write")
     one.add_argument("--root", help="parent folder; HOTSEG_DATA or settings.ini by default")
     for name in ("height", "width"): one.add_argument(f"--{name}", type=int, help="pixels; as stored by default")
+    one.add_argument("--format", default="raw", help="raw (fastest) | jpeg (smallest)")
+    one.add_argument("--replace", action="store_true", help="write again over a stale pack")
     one.add_argument("--json", action="store_true", help="end with the manifest as JSON")
 
 def _convert_parser(actions):
@@ -135,7 +147,7 @@ def list_action(
 ):
     "hotseg data list"
     from hotseg.data.check import find_sets
-    found = find_sets(given.root)
+    found = find_sets(Settings.load(data_root=given.root).data_root)
     if given.json: return print(json.dumps(found))
     told = {name: ", ".join(f"{split} {n}" for split, n in parts.items()) for name, parts in found.items()}
     print("\n".join(f"{name:14}{text or 'not found'}" for name, text in told.items()))
@@ -145,9 +157,21 @@ def check_action(
 ):
     "hotseg data check; exits with 1 when something is wrong"
     from hotseg.data.check import check_root
-    report = check_root(given.root, given.layout, given.split, given.workers)
-    print(json.dumps(report.to_dict()) if given.json else report)
-    if not report.ok: sys.exit(1)
+    words = dict(true=True, false=False)
+    options = {k: words.get(v, v) for k, v in map(_assignment, given.option)}
+    if given.partial: options["complete"] = False
+    report = check_root(given.root, given.layout, given.split, given.workers, **options)
+    changed = _changed(given.root) if report.ok else None
+    print(json.dumps(report.to_dict() | dict(changed=changed)) if given.json else report)
+    if changed: print(f"hotseg: {changed}", file=sys.stderr)
+    if changed or not report.ok: sys.exit(1)
+
+def _changed(root):
+    "What differs in a written set from its manifest, None when nothing does"
+    from hotseg.data.written import verify_written
+    if not (Path(root)/"hotseg.json").is_file(): return None
+    try: verify_written(root)
+    except HotsegError as e: return e.what
 
 def scenes_action(
     given,  # parsed arguments
@@ -160,7 +184,7 @@ def scenes_action(
     made = write_scenes(given.out, asked, given.workers, lambda line: print(line, file=sys.stderr))
     if given.json: return print(json.dumps(made))
     print(f"{given.out}: {made['layout']}, {made['look']}, {made['counts']}, hash {made['hash']}\n"
-          f"read it: open_items('{given.layout}/train', '{given.out}')")
+          f"read it: open_items('{given.layout}/{counts[0][0]}', '{given.out}')")
 
 def pack_action(
     given,  # parsed arguments
@@ -168,7 +192,8 @@ def pack_action(
     "hotseg data pack"
     from hotseg.data.layouts import open_items
     from hotseg.data.packed import pack
-    packed = pack(open_items(given.items, given.root), given.out, given.height, given.width)
+    items = open_items(given.items, given.root)
+    packed = pack(items, given.out, given.height, given.width, given.format, replace=given.replace)
     print(json.dumps(packed.manifest) if given.json else f"{packed}\nread it: PackedItems('{given.out}')")
 
 def convert_action(
@@ -208,6 +233,7 @@ def main(
         print(f"hotseg: {e}", file=sys.stderr)
         sys.exit(1 if "run failed" in e.what else 2)
     except KeyboardInterrupt: sys.exit(130)
+    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
 
 # %% ../nbs/950_cli.ipynb #daef80f2
 if __name__ == "__main__" and __spec__ is not None: main()

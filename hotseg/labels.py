@@ -90,7 +90,9 @@ def _check_space(space):
                        (len(set(space.classes)) == n, "has a class name twice"),
                        (all(0 <= i < 256 for i in stored), "has a stored id outside 0..255"),
                        (len(set(ids)) == len(ids), "uses a stored id twice"),
-                       (len(colours) % 3 == 0 and all(0 <= v < 256 for v in colours), "has a colour that is not RGB"),
+                       (all(-1 <= v < 256 for v in void), "has a void id outside -1..255"),
+                       (all(len(c) == 3 for c in (*space.palette, space.void_colour)), "has a colour that is not RGB"),
+                       (all(0 <= v < 256 for v in colours), "has a colour outside 0..255"),
                        (space.background in (None, *range(n)), "has a background that is no class")):
         if not good: raise HotsegError(f"label space '{space.name}' {what}", value=(space.classes, stored, void),
                                        fix="give every class one name, one colour and one id of its own")
@@ -287,9 +289,10 @@ def counterparts(
     "Where each class goes"
     table = MAPS.get((source.name, target.name), {})
     found = {c: c if c in target.classes else table.get(c) for c in source.classes}
-    if any(found.values()): return found
-    raise HotsegError("label spaces without a class in common", value=(source.name, target.name),
-                      fix="add a table to labels.MAPS")
+    missing = [c for c, to in found.items() if to is None]
+    if table or not missing or set(found.values()) >= set(target.classes): return found
+    raise HotsegError(f"no map from {source.name} to {target.name}: classes would be lost", value=missing,
+                      fix="add a table to labels.MAPS that says where they go, None for void")
 
 def lost(
     source,  # LabelSpace that labels are in

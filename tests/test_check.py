@@ -54,7 +54,7 @@ def test_a_sound_set(home):
     train = report.parts["train"]
     assert report.ok and (train.items, train.read, train.sizes) == (6, 6, {"24 x 32": 6})
     assert sum(train.pixels.values()) == 6 * 24 * 32 and train.images["road"] == 6 and train.images["car"] == 0
-    assert abs(sum(train.shares.values()) - 100) < 1e-9 and str(report).endswith("every file was read\nok")
+    assert abs(sum(train.shares.values()) - 100) < 1e-9 and str(report).endswith("file at hand was read\nok")
     assert json.loads(json.dumps(report.to_dict()))["parts"]["val"]["shares"]["road"] > 40
 
 

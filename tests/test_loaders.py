@@ -1,6 +1,7 @@
 """Loaders: pinned numbers, the same bits from any workers and any way of starting them, faults that name their file."""
 import hashlib
 import pickle
+import warnings
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from hotseg.core import HotsegError, numpy_rng
 from hotseg.data.augment import Scale, recipe
 from hotseg.data.loaders import DistortedPairs, Turn, finish, pair_loaders, same_size
 from hotseg.data.packed import pack
+from hotseg.data.scenes import StreetScenes
 from hotseg.data.sets import Resized, folder_items
 from hotseg.data.store import Store, StoredItems
 from hotseg.data.streams import (TwoStreams, bring_back, merge_views, scaled_views, stream, tag_loaders,
@@ -36,6 +38,16 @@ class Noise:
         rng = numpy_rng("noise", self.names[i])
         return (rng.integers(0, 256, (self.height, self.width, 3), dtype=np.uint8),
                 rng.integers(0, len(self.space), (self.height, self.width), dtype=np.uint8))
+
+
+class Blind(Noise):
+    "Noise whose label is void everywhere"
+    def read(self, i): return super().read(i)[0], np.full((self.height, self.width), 255, np.uint8)
+
+
+class Halved(Noise):
+    "Noise with a label of two halves: crops near an edge are of one class"
+    def read(self, i): return super().read(i)[0], np.repeat([[0, 1]], [24, 24], 1).repeat(32, 0).astype(np.uint8)
 
 
 class Marked(Noise):
@@ -197,6 +209,38 @@ def test_no_target_label_reaches_a_batch():
     assert len(list(loaders.train)) == 6
     assert not any((part == 77).any() for batch in loaders.train for part in batch)
     assert all((part != 77).all() for part in TwoStreams(Noise(4), Marked(3))[0])
+
+
+@pytest.mark.parametrize("strange", [None, recipe("none", crop=(12, 20), flip=.5, limit=.8)])
+def test_target_labels_do_not_steer_the_targets_crops(strange):
+    choosy = recipe("none", crop=(12, 24), flip=.5, limit=.9)
+    seeing, blind = (two_stream_loaders(Noise(4), kind(5, word="target"), Noise(2), 2, steps=6, device="cpu",
+                                        augment=choosy, strange=strange) for kind in (Halved, Blind))
+    for epoch in range(2): assert fingerprint(epoch_of(seeing, epoch)) == fingerprint(epoch_of(blind, epoch))
+    labels = [choosy(*Halved(5).read(0), k).label for k in range(20)]
+    assert all(len(label.unique()) == 2 for label in labels)  # those of the source still do
+
+
+@pytest.mark.parametrize("look, how, twins", [("dusk", {}, True), ("dusk", dict(seed=1), False),
+                                              ("game", dict(split="other"), False), ("camera", {}, True)])
+def test_twins_in_source_and_target_are_warned_of(look, how, twins):
+    street, valid = (StreetScenes(2, height=24, width=48, seed=seed) for seed in (0, 9))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        two_stream_loaders(street, StreetScenes(2, height=24, width=48, look=look, **how), valid, 2, device="cpu")
+    assert [w.category for w in heard] == [UserWarning] * twins
+    assert not twins or "different seeds" in str(heard[0].message) and heard[0].filename == __file__
+
+
+def test_targets_without_labels_are_no_twins():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        two_stream_loaders(Noise(4), Blind(4), Noise(2), 2, device="cpu")
+
+
+def test_every_kind_of_loaders_shows_training_and_validation():
+    for make in MAKERS.values():
+        for index in (0, 1): assert make().show_batch(2, index) is not None
 
 
 def test_two_streams_train_the_plain_baseline():

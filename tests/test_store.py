@@ -3,18 +3,23 @@ import json
 import multiprocessing
 import os
 import pickle
+import signal
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from hotseg.core import HotsegError
+from hotseg.data.augment import Scale, recipe
+from hotseg.data.objects import ObjectScenes
 from hotseg.data.packed import PackedItems, images_a_second, origin, pack
 from hotseg.data.scenes import StreetScenes, content_hash
-from hotseg.data.sets import Resized, SegItems, folder_items
+from hotseg.data.sets import MappedItems, Resized, SegItems, folder_items
 from hotseg.data.store import Scores, Store, StoredItems, source_hash, space_from_json, space_to_json
+from hotseg.data.loaders import tags_given
 from hotseg.labels import CAMVID, CITYSCAPES, LabelSpace
 
 
@@ -210,6 +215,29 @@ def test_subsets_and_own_spaces(tmp_path):
     refuses(lambda: StoredItems(items, full(tmp_path/"m", items, "map", np.zeros((24, 48)))), "not a store of labels")
 
 
+def test_tags_follow_labels_of_another_space(tmp_path):
+    masks = LabelSpace("masks", ("ground", "thing"), ((0, 0, 0), (9, 9, 9)), (0, 1), (255,), 0)
+    items = ObjectScenes(2, height=32, width=32)
+    items.known_tags = (items.tags(0), items.tags(1))
+    own, other = (Store.create(tmp_path/str(k), items, "labels", "test", space=s) for k, s in enumerate((None, masks)))
+    for i, name in enumerate(items.names):
+        own.write(name, items.read(i)[1] * 0)
+        other.write(name, np.full((32, 32), i, np.uint8))
+    same, mapped = StoredItems(items, own), pickle.loads(pickle.dumps(StoredItems(items, other)))
+    assert np.array_equal(same.tags(0), items.tags(0)) and tags_given(same)
+    assert [mapped.tags(i).tolist() for i in range(2)] == [[0], [1]] and not tags_given(mapped)
+
+
+def test_a_maps_name_is_a_kind_or_the_error_says_which(tmp_path):
+    items = Named("a")
+    store = full(tmp_path/"m", items, "map", np.ones((24, 48)))
+    for name in ("confidence", "image", "label"):
+        refuses(lambda name=name: StoredItems(items, **{name: store}), name, "hardness= for a weight or confidence")
+    maps = StoredItems(items, hardness=store, depth=store).maps(0)
+    moved = recipe("none", scale=Scale(2, 2))(*items.read(0), "key", **maps)
+    assert (moved.maps["hardness"] == 1).all() and moved.maps["depth"].shape == (48, 96)
+
+
 @pytest.fixture
 def files(tmp_path):
     "Three PNG pairs of unequal sizes, with names that need care"
@@ -269,6 +297,84 @@ def test_another_request_is_not_the_pack_that_is_there(files, tmp_path):
     refuses(lambda: pack(files, tmp_path/"q", format="zip"), "raw")
 
 
+@pytest.mark.parametrize("sides", [(-5, 7), (7, -5), (0, 0), (0, 7), (7, 0)])
+def test_a_pack_of_no_pixels_is_refused(files, tmp_path, sides):
+    refuses(lambda: pack(files, tmp_path/"q", *sides), "at least one pixel", sides)
+    assert not (tmp_path/"q").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_extras_that_are_not_there_are_not_packed(tmp_path):
+    class Bare(Named):
+        def tags(self, i): return self.items.tags(i)  # AttributeError: there are no inner items
+    packed = pack(Bare("a"), tmp_path/"p")
+    assert not hasattr(packed, "tags") and packed.depth(0).shape == (24, 48)
+
+
+class Deadly(Named):
+    "Scenes whose reader is killed"
+    def read(self, i):
+        if i == 1: os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(i)
+
+
+def _pack_deadly(dst): pack(Deadly(*"abcd", look="dusk"), dst, replace=True)
+
+
+def _pack_dead_between_renames(dst):
+    rename = Path.rename
+    Path.rename = lambda self, to: os.kill(os.getpid(), signal.SIGKILL) if self.suffix == ".tmp" else rename(self, to)
+    pack(Named("a", "b", look="dusk"), dst, replace=True)
+
+
+def killed(call, *args):
+    "Run in a process of its own, which must die of a kill"
+    child = multiprocessing.get_context("fork").Process(target=call, args=args)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+
+
+def hidden(folder): return sorted(p.suffix for p in folder.iterdir() if p.name.startswith("."))
+
+
+def test_what_a_killed_packing_left_is_removed(tmp_path):
+    killed(_pack_deadly, tmp_path/"p")
+    assert hidden(tmp_path) == [".tmp"]
+    (tmp_path/".p.txt.tmp").touch()
+    pack(Named("a"), tmp_path/"p")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".p.txt.tmp", "p"]
+
+
+def test_an_old_pack_survives_a_kill_between_the_renames(tmp_path):
+    before = pack(Named("a", "b"), tmp_path/"p").manifest
+    killed(_pack_dead_between_renames, tmp_path/"p")
+    assert hidden(tmp_path) == [".old", ".tmp"] and not (tmp_path/"p").exists()
+    assert pack(Named("a", "b"), tmp_path/"p").manifest == before and hidden(tmp_path) == []
+    killed(_pack_dead_between_renames, tmp_path/"p")
+    refuses(lambda: pack(Named("a", "b", look="dusk"), tmp_path/"p"), "stale")
+    assert PackedItems(tmp_path/"p").manifest == before
+
+
+def test_folders_of_the_living_and_of_other_packs_are_left_alone(tmp_path):
+    killed(_pack_deadly, tmp_path/"p")
+    dead, = tmp_path.glob(".p.*.tmp")
+    living = dead.with_name(dead.name.replace(dead.name.split(".")[-2], str(os.getppid())))
+    other = dead.with_name(dead.name.replace(".p.", ".p.q."))
+    for folder in (living, other): folder.mkdir()
+    pack(Named("a"), tmp_path/"p")
+    assert living.exists() and other.exists() and not dead.exists()
+
+
+def test_an_old_pack_survives_a_rename_that_fails(tmp_path, monkeypatch):
+    before, rename = pack(Named("a"), tmp_path/"p").manifest, Path.rename
+    def fails(self, to):
+        if self.suffix == ".tmp": raise OSError("no")
+        return rename(self, to)
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="no"): pack(Named("a", look="dusk"), tmp_path/"p", replace=True)
+    assert PackedItems(tmp_path/"p").manifest == before and hidden(tmp_path) == []
+
+
 def test_a_failed_packing_leaves_the_old_pack_or_nothing(files, tmp_path):
     pack(files, tmp_path/"p")
     files.images[1].write_bytes(files.images[1].read_bytes()[:50])
@@ -307,6 +413,14 @@ def test_a_pack_that_is_not_whole_is_refused(files, tmp_path, name):
     refuses(lambda: PackedItems(tmp_path/"p"), file, "not whole")
     file.unlink()
     refuses(lambda: PackedItems(tmp_path/"p"), file)
+
+
+def test_generated_items_of_another_seed_are_others_even_if_samples_agree():
+    class Alike(Named):
+        def read(self, i): return np.zeros((24, 48, 3), np.uint8), np.zeros((24, 48), np.uint8)
+    hashes = {source_hash(Alike(*"abcde", **how)) for how in ({}, dict(seed=1), dict(look="dusk"), dict(height=48))}
+    items = Alike(*"abcde")
+    assert len(hashes) == 4 and source_hash(MappedItems(items, items.space)) == source_hash(items) in hashes
 
 
 def test_source_hash_tells_pictures_apart(files):

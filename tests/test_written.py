@@ -1,6 +1,7 @@
 """Generated scenes on disk: a kill loses nothing, processes change nothing, nothing is overwritten."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,29 @@ def test_verify_notices_a_changed_label(tmp_path):
     with pytest.raises(HotsegError, match="not those that were written"): verify_written(tmp_path/"set")
 
 
+def test_a_finished_set_that_lost_a_file_is_not_finished(tmp_path):
+    write_scenes(tmp_path/"set", STREETS)
+    next((tmp_path/"set"/"disparity").rglob("*.png")).unlink()
+    with pytest.raises(HotsegError, match="no longer whole"): write_scenes(tmp_path/"set", STREETS)
+
+
+@pytest.mark.parametrize("kind, ending", [("gtFine", "instanceIds.png"), ("disparity", "disparity.png"),
+                                          ("camera", "camera.json")])
+def test_check_looks_at_what_lies_beside(tmp_path, kind, ending):
+    write_scenes(tmp_path/"set", STREETS)
+    one = sorted((tmp_path/"set"/kind).rglob(f"*{ending}"))[1]
+    one.write_bytes(b"junk")
+    report = check_root(tmp_path/"set", "cityscapes", workers=0)
+    assert [f.name in one.name for f in report.faults] == [True]
+    one.unlink()
+    report = check_root(tmp_path/"set", "cityscapes", workers=0)
+    assert any("not found" in f.what for f in report.faults)
+
+
+def test_looks_of_objects_are_plain():
+    with pytest.raises(HotsegError, match="look"): Request("voc", (("train", 1),), "game", 0, 64, 64)
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_the_small_sets_are_whole(name):
     verify_written(embedded(f"small/{name}"))
@@ -166,6 +190,21 @@ def test_the_command_converts(tmp_path):
     made = command("data", "convert", str(tmp_path/"cls_labels.npy"), str(tmp_path/"tags"), "--json")
     assert made.returncode == 0 and json.loads(made.stdout)["kind"] == "tags", made.stderr
     assert command("data", "convert", str(tmp_path/"none.npy"), str(tmp_path/"x")).returncode == 2
+
+
+def test_the_command_checks_own_folders(tmp_path):
+    words = "data", "check", str(embedded("small/game")), "--layout", "folder", "--split", "train"
+    assert command(*words, "-o", "space=gta5").returncode == 0
+    assert command(*words, "-o", "space=voc").returncode == 1
+    assert command(*words, "--workers", "-1").returncode == 2
+
+
+def test_the_command_notices_another_picture(tmp_path):
+    root = shutil.copytree(embedded("small/game"), tmp_path/"game")
+    one, two = sorted((root/"images").iterdir())[:2]
+    one.write_bytes(two.read_bytes())
+    (root/"labels"/one.name).write_bytes((root/"labels"/two.name).read_bytes())
+    assert "not those that were written" in command("data", "check", str(root), "--layout", "gta5").stderr
 
 
 def test_the_command_lists(tmp_path):

@@ -131,7 +131,8 @@ class Augment:
         scaled, flip = self.scale.draw(rng, *map(int, label.shape)), bool(rng.random() < self.flip)
         if self.limit is None and wanted is None: return self._window(rng, scaled, flip)
         ids = label if isinstance(label, np.ndarray) else label.to("cpu", torch.uint8).numpy()
-        for _ in range(self.tries):
+        tries = self.tries if (ids != IGNORE).any() else 1  # nothing is known of the picture: no wish
+        for _ in range(tries):
             window = self._window(rng, scaled, flip)
             if acceptable(crop_counts(window(ids, "label")), self.limit, wanted): break
         return window
@@ -210,8 +211,13 @@ RECIPES = {
 
 def recipe(
     name,       # one of RECIPES
-    **changes,  # fields of Augment that differ, e.g. crop=(128, 128)
+    share=1.,   # factor on every size in pixels: for pictures smaller than the paper's
+    **changes,  # fields of Augment that differ, e.g. flip=0
 ) -> Augment:   # raises HotsegError on an unknown name
     "A published recipe, perhaps at another size"
-    if name in RECIPES: return replace(RECIPES[name], **changes)
-    raise HotsegError("unknown augmentation recipe", value=name, fix=f"one of {list(RECIPES)}")
+    if name not in RECIPES:
+        raise HotsegError("unknown augmentation recipe", value=name, fix=f"one of {list(RECIPES)}")
+    known = RECIPES[name]
+    def sized(sides): return tuple(max(1, round(side * share)) for side in sides)
+    scale = replace(known.scale, box=sized(known.scale.box), long_side=sized(known.scale.long_side))
+    return replace(known, **(dict(scale=scale, crop=sized(known.crop)) | changes))

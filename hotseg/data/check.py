@@ -23,6 +23,7 @@ import numpy as np
 
 from ..core import HotsegError, Settings, read_json
 from .layouts import READERS, open_items
+from .measured import measured
 
 # %% ../../nbs/128_data.check.ipynb #0cd519a7
 @dataclass(frozen=True)
@@ -60,9 +61,17 @@ def look(
     except Exception as e: return Seen(None, b"", None, (fault(e, files[0] if files else ""),))
     pixels = np.bincount(ids.ravel(), minlength=256)
     empty = len(files) == 2 and not pixels[:len(items.space)].any()
-    alarm = HotsegError("no labelled pixel", fix="leave it out unless it is meant so")
     digest = blake2b(repr(image.shape).encode() + np.ascontiguousarray(image).data, digest_size=16).digest()
-    return Seen(ids.shape, digest, pixels, (fault(alarm, files[1]),) if empty else ())
+    faults = [fault(e, path) for path, e in _measured_faults(items, i)]
+    if empty: faults.append(fault(HotsegError("no labelled pixel", fix="leave it out unless it is meant so"), files[1]))
+    return Seen(ids.shape, digest, pixels, tuple(faults))
+
+def _measured_faults(items, i):
+    "Path and error of each instance or disparity file that cannot be read"
+    for what, kind in (("instances", "instance_files"), ("depth", "disparity_files")):
+        if getattr(items, kind, None) is None: continue
+        try: getattr(items, what)(i)
+        except Exception as e: yield str(getattr(items, kind)[i]), e
 
 # %% ../../nbs/128_data.check.ipynb #77a9f4be
 @dataclass(frozen=True)
@@ -104,7 +113,8 @@ class Report:
         lines = [*_part_table(self.parts), "", *_class_table(self.parts), "", f"{len(self.faults)} faults"]
         lines += [f"  {f.split}/{f.name}: {f.what} {f.value}\n    {f.path}\n    fix: {f.fix}" for f in self.faults]
         for title, rows in groups: lines += [title, *("  " + " = ".join(row) for row in rows)] if rows else []
-        return "\n".join([*lines, "" if self.faults else "every file was read", "ok" if self.ok else "NOT OK"])
+        whole = "" if self.faults else "every picture, label, instance and disparity file at hand was read"
+        return "\n".join([*lines, whole, "ok" if self.ok else "NOT OK"])
 
 def _part_table(parts):
     "Lines: items, sizes and void of each split"
@@ -203,8 +213,26 @@ def check_root(
     if layout not in READERS: raise HotsegError("no such layout", value=layout, fix=f"one of {list(READERS)}")
     home = Settings.load(data_root=root).data_root
     opened = {name: _open(f"{layout}/{name}", root, options) for name in splits or _splits(home, layout)}
-    faults = tuple(Fault.of(e, name, path=str(home)) for name, (_, e) in opened.items() if e)
-    return check_set({name: items for name, (items, _) in opened.items() if items}, workers, progress, faults)
+    beside = {name: _with_measured(items) for name, (items, _) in opened.items() if items}
+    errors = [(name, e) for found in (opened, beside) for name, (_, e) in found.items() if e]
+    faults = tuple(Fault.of(e, name, path=str(home)) for name, e in errors)
+    return check_set({name: items for name, (items, _) in beside.items()}, workers, progress, faults)
+
+def _with_measured(items):
+    "Items with the instance and disparity files that lie beside them, and the HotsegError of an incomplete kind"
+    some = {items.names[i] for i in (0, len(items) // 2, -1)} if len(items) else set()
+    present, error = [], None
+    for kind in ("instances", "depth"):
+        if not any(_measures(items.subset([name]), kind)[0] for name in some): continue
+        whole, fault = _measures(items, kind)
+        present, error = present + [kind] * bool(whole), fault or error
+    return (measured(items, *present) if present else items), error
+
+def _measures(items, kind):
+    "Measured items or None, and the HotsegError on the way or None"
+    try: return measured(items, kind), None
+    except AttributeError: return None, None
+    except HotsegError as e: return None, e
 
 def _splits(home, layout):
     "The splits that a hotseg.json tells of, else the layout's"
@@ -226,10 +254,11 @@ def find_sets(
     root=None,  # parent folder of the data sets; settings decide by default
 ) -> dict:      # reader -> {split: items}; {} where the set is not there
     "What is under the data root"
-    return {name: _found(name, root) for name in READERS if name != "folder"}
-
-def _found(name, root):
-    "Split -> items of one reader"
     home = Settings.load(data_root=root).data_root
+    if not home.is_dir(): raise HotsegError("folder not found", path=home, fix="set HOTSEG_DATA, or give --root")
+    return {name: _found(name, home) for name in READERS if name != "folder"}
+
+def _found(name, home):
+    "Split -> items of one reader"
     opened = {split: _open(f"{name}/{split}", home, {})[0] for split in SPLITS[name]}
     return {split: len(items) for split, items in opened.items() if items}

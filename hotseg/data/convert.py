@@ -215,6 +215,7 @@ def convert(
 def _side_files(src):
     "The files to convert, by name"
     if src.is_file(): return [src]
+    if not src.is_dir(): raise HotsegError("file not found", path=src, fix="a .npy or .pkl file, or a folder of them")
     files = sorted(p for p in src.glob("*") if p.suffix in (".npy", ".pkl", ".pickle") and p.name[0] != ".")
     if not files: raise HotsegError("no side file here", path=src, fix="a .npy or .pkl file, or a folder of them")
     if len({f.stem for f in files}) == len(files): return files

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from scipy.io import loadmat
 
-from ..core import HotsegError, Settings, data_root, embedded, read_json
+from ..core import HotsegError, Settings, data_root, embedded, inside, read_json
 from .sets import MappedItems, SegItems, folder_items, image_size, read_names
 from .splits import frame_number, sequence, split_list, split_names
 from ..labels import (ACDC, CAMVID, CAMVID32, CITYSCAPES, CITYSCAPES_TRAIN, GTA5, KITTI, LABEL_SPACES, MSRC, VOC,
@@ -103,7 +103,7 @@ def gta5(
 
 def _gta5_names(home, split):
     "Names from `<split>.txt`, else from the owners' split.mat"
-    path = home/f"{split}.txt"
+    path = inside(home, f"{split}.txt")
     if path.is_file() or not (home/"split.mat").is_file(): return read_names(path)
     parts = {key[:-3]: ids for key, ids in loadmat(home/"split.mat").items() if key.endswith("Ids")}
     if split in parts: return [f"{i:05d}" for i in parts[split].ravel().tolist()]
@@ -215,7 +215,7 @@ def _list_file(home, split):
     "The list of a part; `train_aug` is also written `trainaug`"
     folder = home/"ImageSets"/"Segmentation"
     for name in (split, split.replace("_", "")):
-        if (folder/f"{name}.txt").is_file(): return folder/f"{name}.txt"
+        if (path := inside(folder, f"{name}.txt")).is_file(): return path
     there = sorted(p.stem for p in folder.glob("*.txt"))
     raise HotsegError("no list of this part", path=folder/f"{split}.txt", value=split,
                       fix=f"there are {there}; or listing=")
@@ -319,7 +319,7 @@ def folder(
     space = space if isinstance(space, LabelSpace) else label_space(space)
     path = Path(listing) if listing else home/f"{split}.txt"
     names = [_bare(n, endings[0]) for n in read_names(path)] if listing or path.is_file() else None
-    images, labels = (part and home/part.format(split=split) for part in (images, labels))
+    images, labels = (None if part is None else home/part.format(split=split) for part in (images, labels))
     items = folder_items(images, labels, space, split, endings, deep, names)
     return held(replace(items, coloured=coloured), home, None, None, complete)
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EXTRAS', 'FORMATS', 'origin', 'pack', 'PackedItems', 'images_a_second']
 
-# %% ../../nbs/137_data.packed.ipynb #548c0abe
-import contextlib, copy, hashlib, json, os, shutil, time
+# %% ../../nbs/137_data.packed.ipynb #880b2826
+import contextlib, copy, hashlib, json, os, platform, re, shutil, time
 from functools import partial
 from pathlib import Path
 
@@ -53,8 +53,8 @@ class _Packing:
 
 def _has(items, extra):
     "Do the items hand out such maps? (Files have a method for tags, but no tags where there is no label.)"
-    try: return hasattr(items, extra) and getattr(items, extra)(0) is not None
-    except HotsegError: return False
+    try: return getattr(items, extra)(0) is not None
+    except (HotsegError, AttributeError): return False
 
 def _to_raw(image, label, quality): return image, label
 
@@ -105,10 +105,11 @@ def pack(
 ) -> "PackedItems":  # raises HotsegError on a stale pack, a foreign folder, nothing to pack
     "A packed copy of a data set, or the one that is there"
     dst = Path(dst)
+    _clean_up(dst)
     if dst.exists(): _manifest(dst)  # nothing but a pack of ours is touched
     plan = _plan(items, height, width, format, quality)
     if dst.exists() and not replace: return _still_fresh(dst, plan)
-    small = Resized(items, height, width, cache=False) if height else items
+    small = items if height is None else Resized(items, height, width, cache=False)
     code, decode = FORMATS[format]
     with _all_or_nothing(dst) as folder:
         packing = _Packing(small, folder, partial(code, quality=quality), decode)
@@ -123,6 +124,8 @@ def _plan(items, height, width, format, quality):
     "What the manifest says before anything is packed"
     if format not in FORMATS: raise HotsegError("no such format", value=format, fix=f"one of {list(FORMATS)}")
     if (height is None) != (width is None): raise HotsegError("give both sides or none", value=(height, width))
+    if height is not None and min(height, width) < 1:
+        raise HotsegError("a picture has at least one pixel", value=(height, width), fix="height and width >= 1")
     if not len(items): raise HotsegError("nothing to pack", value=items.split, fix="check the split's list")
     how = dict(format=format, height=height, width=width, quality=quality if format == "jpeg" else None)
     return dict(origin=origin(items), how=how, names=list(items.names), split=items.split,
@@ -139,14 +142,33 @@ def _still_fresh(dst, plan):
 @contextlib.contextmanager
 def _all_or_nothing(dst):
     "Yield a folder that becomes `dst` on success and vanishes on failure"
-    temporary, old = (dst.with_name(f".{dst.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    temporary, old = (dst.with_name(f".{dst.name}.{platform.node()}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     temporary.mkdir(parents=True)
     try:
         yield temporary
         if dst.exists(): dst.rename(old)
         temporary.rename(dst)
-    finally:
-        for folder in (temporary, old): shutil.rmtree(folder, ignore_errors=True)
+    finally: _clean_up(dst)
+
+def _clean_up(dst):
+    "Put an orphaned old pack back in its place; remove what else this process, or a killed one, left beside `dst`"
+    unfinished, old = _left(dst, "tmp"), _left(dst, "old")
+    if old and not dst.exists(): old.pop().rename(dst)
+    for folder in unfinished + old: shutil.rmtree(folder, ignore_errors=True)
+
+def _left(dst, end):
+    "Working folders of `dst` that no other process of this machine is at work on"
+    form = re.compile(rf"{re.escape(f'.{dst.name}.{platform.node()}.')}(\d+)\.{end}")
+    beside = sorted(dst.parent.iterdir()) if dst.parent.is_dir() else []
+    return [p for p in beside if (own := form.fullmatch(p.name)) and not _at_work(int(own[1]))]
+
+def _at_work(pid):
+    "Is this another process, and alive?"
+    if pid == os.getpid(): return False
+    try: os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError): return False
+    except PermissionError: pass  # somebody else's
+    return True
 
 # %% ../../nbs/137_data.packed.ipynb #f0d9a719
 class PackedItems:

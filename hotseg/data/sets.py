@@ -55,7 +55,7 @@ def _cv_decode(data):
 def _palette_ids(data):
     "The indices of a palette PNG, None when it is damaged"
     try: return np.array(Image.open(BytesIO(data)))
-    except (OSError, SyntaxError): return None
+    except (OSError, SyntaxError, Image.DecompressionBombError): return None
 
 # %% ../../nbs/121_data.sets.ipynb #17745ddb
 def image_size(
@@ -65,7 +65,7 @@ def image_size(
     try:
         with Image.open(path) as picture: return picture.height, picture.width
     except FileNotFoundError: raise HotsegError("file not found", path=path) from None
-    except (OSError, SyntaxError) as e:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as e:
         raise HotsegError("no picture header in the file", path=path, value=str(e), fix="copy it again") from None
 
 # %% ../../nbs/121_data.sets.ipynb #6c03e6dc
@@ -85,6 +85,8 @@ def read_label(
     coloured=False,  # are colours stored instead of ids?
 ) -> np.ndarray:  # (H, W) uint8 training ids, void = 255; raises HotsegError when the file is no label of `space`
     "A label as training ids"
+    if Path(path).suffix.lower() in (".jpg", ".jpeg"):
+        raise HotsegError("a JPEG does not keep ids", path=path, fix="labels are PNG: get the original")
     stored = decode_file(path, coloured)
     if not coloured: return encode(stored, space, path)
     if stored.ndim == 3 and stored.dtype == np.uint8: return from_colour(stored[..., 2::-1], space, path)
@@ -323,7 +325,7 @@ class Resized:
              i,  # index, 0 .. len - 1
             ) -> np.ndarray:  # (F,) uint8, of the whole picture, before anything is cut
         "The image-level tags of item `i`"
-        return self.items.tags(i)
+        return self.items.tags(i) if hasattr(self.items, "tags") else tags_of(self.items.read(i)[1], self.space)
 
     def read(self,
              i,  # index, 0 .. len - 1

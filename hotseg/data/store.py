@@ -17,6 +17,8 @@ import numpy as np
 import torch
 
 from ..core import HotsegError, atomic_path, inside, read_json, write_json
+from .geometry import KINDS as MOVED
+from .sets import decode_file, tags_of
 from ..labels import IGNORE, LABEL_SPACES, LabelSpace
 
 # %% ../../nbs/124_data.store.ipynb #4214cdb9
@@ -57,14 +59,10 @@ def _write_npz(path, arrays, stamp):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         archive.comment = stamp
         for name, array in arrays.items():
-            with archive.open(_entry(name), "w", force_zip64=array.nbytes > 2**30) as f:
+            entry = zipfile.ZipInfo(f"{name}.npy")  # without today's date
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=array.nbytes > 2**30) as f:
                 np.lib.format.write_array(f, array, allow_pickle=False)
-
-def _entry(name):
-    "A zip entry without today's date"
-    entry = zipfile.ZipInfo(f"{name}.npy")
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    return entry
 
 def _stamp_of(path):
     "The stamp of a file, empty when it has none or is not whole"
@@ -104,13 +102,19 @@ KINDS = tuple(_PACK)
 def source_hash(
     items,  # see `data.sets`
 ) -> str:   # 16 hex digits
-    "A fingerprint of the images that maps are made from"
-    digest = hashlib.blake2b(json.dumps([items.split, *items.names]).encode(), digest_size=8)
+    "A fingerprint of the images: names, file sizes, seed, look and size, and the pixels of only three"
+    digest = hashlib.blake2b(json.dumps([items.split, *items.names, _made_with(items)]).encode(), digest_size=8)
     for path in getattr(items, "images", ()): digest.update(b"%d," % Path(path).stat().st_size)
     for i in sorted({0, len(items) // 2, len(items) - 1} if len(items) else ()):
         image = items.read(i)[0]
         digest.update(str(image.shape).encode() + np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()
+
+def _made_with(items):
+    "Seed, look and size of generated or resized items; those of wrapped items where a wrapper has none"
+    own = {k: getattr(items, k, None) for k in ("seed", "look", "height", "width")}
+    own = {k: value for k, value in own.items() if isinstance(value, (int, str))}
+    return (_made_with(items.items) if hasattr(items, "items") else {}) | own
 
 def space_to_json(
     space,  # LabelSpace
@@ -187,11 +191,10 @@ class _Planned:
                           value=f"differs in: {', '.join(parts)}", fix="give another folder, or delete this one")
 
     kind = property(lambda self: self.plan["kind"])
+    names = cached_property(lambda self: tuple(self.plan["names"]))
+    known = cached_property(lambda self: frozenset(self.names))
+    space = cached_property(lambda self: space_from_json(self.plan["space"]))
 
-    @cached_property
-    def names(self): return tuple(self.plan["names"])
-    @cached_property
-    def space(self): return space_from_json(self.plan["space"])
     def __len__(self): return len(self.names)
     def __repr__(self): return f"{len(self)} {self.kind} by {self.plan['producer']} in {self.root}"
 
@@ -232,8 +235,8 @@ class Store(_Planned):
         "The map of one item"
         file, state, again = self._file(name), self.state(name), "delete it and run the store's producer again"
         if state != "whole": raise HotsegError(f"the stored map is {state}", path=file, fix=again)
-        try: return _read_png(file) if self.kind == "labels" else _read_npz(file)
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile, zlib.error) as e:
+        try: return decode_file(file) if self.kind == "labels" else _read_npz(file)
+        except (HotsegError, ValueError, KeyError, OSError, zipfile.BadZipFile, zlib.error) as e:
             raise HotsegError("the stored map is damaged", path=file, value=repr(e), fix=again) from None
 
     def state(self,
@@ -276,20 +279,12 @@ class Store(_Planned):
         if tuple(size) == shape: return
         raise HotsegError("map and image differ in size", path=self.path(name), value=f"image {size}, map {shape}")
 
-    @cached_property
-    def known(self): return frozenset(self.names)
-
     def _file(self, name):
         "`path`, of a name of this store"
         if name in self.known: return self.path(name)
         raise HotsegError("the store has no such item", path=self.root, value=name)
 
     def _stamp(self, name): return _hash([self.plan["fingerprint"], name]).encode()
-
-def _read_png(file):
-    label = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_UNCHANGED)
-    if label is None: raise ValueError("cannot be decoded")
-    return label
 
 def _read_npz(file):
     with np.load(file, allow_pickle=False) as z:
@@ -302,8 +297,11 @@ class StoredItems:
     def __init__(self,
                  items,        # see `data.sets`
                  labels=None,  # a store that takes the place of the items' labels
-                 **maps,       # further stores, by kind of map
+                 **maps,       # further stores, by kind of map: a weight or confidence is `hardness`
                 ):             # raises HotsegError when a store was made from something else
+        unknown = sorted(maps.keys() - MOVED.keys() | maps.keys() & {"image", "label"})
+        if unknown: raise HotsegError("unknown kind of map", value=unknown, fix="name it by how it is moved: hardness= "
+                                      f"for a weight or confidence, else one of {list(MOVED)[2:]}")
         self.items, self.names, self.split, self.labels, self.stores = items, items.names, items.split, labels, maps
         self.space = items.space if labels is None else labels.space
         for store in (labels, *maps.values()):
@@ -311,8 +309,10 @@ class StoredItems:
         if labels is not None and labels.kind != "labels":
             raise HotsegError("not a store of labels", path=labels.root, value=labels.kind)
         lend(self, items)
+        if self.space != items.space: self.tags, self.known_tags = self._shown, None
 
     def __len__(self): return len(self.items)
+    def _shown(self, i): return tags_of(self.labels.read(self.names[i]), self.space)
 
     def read(self,
              i,  # index, 0 .. len - 1

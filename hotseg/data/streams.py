@@ -7,8 +7,8 @@ __all__ = ['stream', 'StreamSampler', 'TwoStreams', 'Labelled', 'TwoStreamLoader
            'tag_loaders', 'geometry_to_tensor', 'geometries', 'bring_back', 'MultiView', 'ViewLoaders', 'view_loaders',
            'scaled_views', 'merge_views']
 
-# %% ../../nbs/136_data.streams.ipynb #803408f6
-import textwrap
+# %% ../../nbs/136_data.streams.ipynb #b92733ef
+import textwrap, warnings
 from functools import lru_cache
 from typing import Any
 
@@ -23,6 +23,7 @@ from .geometry import Geometry, undo
 from .loaders import (DistortedPairs, EpochSampler, Samples, SegLoaders, check_sets, file_of, flip,
                                  image_tensor, join, label_tensor, tags_given)
 from .sets import tags_of
+from ..labels import IGNORE
 from ..show import overlay, panel
 
 # %% ../../nbs/136_data.streams.ipynb #6e858baa
@@ -69,9 +70,11 @@ class TwoStreams(Samples):
     def __len__(self): return max(len(self.items), len(self.target))
 
     def changed(self, items, augment, name, position):
-        "The augmented picture and label of one stream"
+        "The augmented picture and label of one stream; the target's label is void"
         lap, i = stream(len(items), position, self.seed, name)
-        image, label, *_ = augment(*items.read(i), "augment", name, self.seed, lap, items.names[i])
+        image, label = items.read(i)
+        if name == "target": label = np.full_like(label, IGNORE)
+        image, label, *_ = augment(image, label, "augment", name, self.seed, lap, items.names[i])
         return image_tensor(image, self.normalise), label_tensor(label)
 
     def draw(self, i, epoch):
@@ -124,10 +127,18 @@ def two_stream_loaders(
     "Loaders for domain adaptation"
     check_sets(source, valid, 1)
     if not len(target): raise HotsegError("no target images", value=target.split, fix="check the split's list")
+    _warn_of_twins(source, target)
     both = TwoStreams(source, target, seed, augment, strange)
     order = StreamSampler((steps or max(1, len(both) // batch)) * batch)
     evaluated = Labelled(valid, augment=augment)
     return join(TwoStreamLoaders, both, evaluated, order, batch, workers, device, start)
+
+def _warn_of_twins(source, target):
+    "Warn when the source shows the target's own scenes, labels and all"
+    if not np.array_equal(source.read(0)[1], target.read(0)[1]): return
+    warnings.warn(f"the first source and target items, {source.names[0]} and {target.names[0]}, have the same label: "
+                  "the source shows labelled twins of target frames. Give the two domains different seeds (seed=) or "
+                  "splits.", UserWarning, stacklevel=3)
 
 # %% ../../nbs/136_data.streams.ipynb #2df6bf11
 class Tagged(DistortedPairs):
@@ -239,15 +250,16 @@ class MultiView(DistortedPairs):
 class ViewLoaders(SegLoaders):
     "fastai DataLoaders of (views, geometries, image, label); validation (image, label)"
     def show_batch(self,
-                   n=2,  # images shown
+                   n=2,      # images shown
+                   index=0,  # 0: training, 1: validation
                   ):
-        "Each image and its views"
-        views, _, images, label = self.train.first(n)
-        rows = [[overlay(self.picture(i), l, self.space), *map(self.picture, v)]
-                for i, l, v in zip(images, label, views)]
+        "Each image with its label, and its views where there are any"
+        *views, images, label = self[index].first(n)
+        rows = [[overlay(self.picture(i), l, self.space)] for i, l in zip(images, label)]
+        for row, own in zip(rows, views[0] if views else ()): row.extend(map(self.picture, own))
         h = rows[0][0].shape[0]
         rows = [[cv2.resize(p, (p.shape[1] * h // p.shape[0], h)) for p in row] for row in rows]
-        titles = ["image and label", *(f"view {v + 1}" for v in range(views.shape[1]))]
+        titles = ["image and label", *(f"view {k}" for k in range(1, len(rows[0])))]
         return panel([p for row in rows for p in row], titles, columns=len(titles))
 
 def view_loaders(

@@ -39,7 +39,7 @@ class Request:
 
     def __post_init__(self):
         faults = dict(layout=self.layout not in WRITERS, counts=min((n for _, n in self.counts), default=0) < 1,
-                      look=self.layout != "voc" and self.look not in LOOKS,
+                      look=self.look not in (("plain",) if self.layout == "voc" else LOOKS),
                       size=not (32 <= self.height <= 2048 and 32 <= self.width <= 4096))
         for word in (w for w, wrong in faults.items() if wrong):
             raise HotsegError(f"{word} is not possible for a written set", value=asdict(self),
@@ -167,14 +167,26 @@ def _found(root, request):
     for name in ("hotseg.json", "hotseg.part.json"):
         if not (root/name).is_file(): continue
         there, wanted = read_json(root/name), request.manifest
-        if {k: there.get(k) for k in wanted} == wanted: return name == "hotseg.json"
+        if {k: there.get(k) for k in wanted} == wanted: return name == "hotseg.json" and _all_there(root, there)
         raise HotsegError("the folder holds another set of scenes", path=root/name, value=there,
                           fix="choose a new folder")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise HotsegError("the folder is not empty", path=root, fix="choose a new folder: nothing is overwritten")
     return False
 
-# %% ../../nbs/138_data.written.ipynb #b826a0ce
+# %% ../../nbs/138_data.written.ipynb #7703fe27
+def _all_there(root, told):
+    "True; raises HotsegError when files have gone since the set was written"
+    found = _count(root)
+    if found >= told["files"]: return True
+    raise HotsegError("the set is no longer whole", path=root, value=f"{found} files of {told['files']}",
+                      fix="remove the folder and write the set again")
+
+def _count(root):
+    "Files of the set itself"
+    own = (p for p in root.rglob("*") if not p.name.startswith((".", "hotseg.")) and ".hotseg" not in p.parts)
+    return sum(p.is_file() for p in own)
+
 def _note(root, split, i): return root/".hotseg"/f"{split}_{i:06d}.json"
 
 def _write_one(root, request, job):
@@ -201,7 +213,7 @@ def _finish(root, request):
     notes = {split: [read_json(_note(root, split, i)) for i in range(n)] for split, n in request.counts}
     hashes = {split: {kind: _join(note[kind] for note in found) for kind in ("images", "labels")}
               for split, found in notes.items()}
-    manifest = request.manifest | dict(hash=hashes, made_by=f"hotseg {hotseg.__version__}")
+    manifest = request.manifest | dict(hash=hashes, files=_count(root), made_by=f"hotseg {hotseg.__version__}")
     write_json(root/"hotseg.json", manifest)
     shutil.rmtree(root/".hotseg")
     (root/"hotseg.part.json").unlink()
