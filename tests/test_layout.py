@@ -158,7 +158,8 @@ def test_no_large_file_is_tracked():
 @in_git
 @pytest.mark.parametrize("path", [
     "nbs/runs/x.ipynb", "nbs/results/x.ipynb", "hotseg/data/x.py", "hotseg/runs.py", "data/README.md",
-    "data/models/x.safetensors", "results/feedback.json", "results/figures/x.jpg"])
+    "data/models/x.safetensors", "results/feedback.json", "results/figures/x.jpg", "data/splits/camvid/train.txt",
+    "data/splits/msrc/tags.tsv", "data/small/game/images/00001.png", "results/bench/gap.json"])
 def test_git_keeps_what_belongs_here(path):
     "An unanchored `runs/` or `data/` line in .gitignore would swallow these"
     assert git("check-ignore", "-q", "--no-index", path).returncode == 1

@@ -169,10 +169,10 @@ def test_export_refuses_runs_with_uncommitted_changes(finished, tmp_path):
     assert called.returncode == 2 and "uncommitted changes" in called.stderr
 
 
-@pytest.mark.parametrize("area", ["metric", "warp"])
+@pytest.mark.parametrize("area", ["metric", "warp", "labels"])
 def test_bench_prints_what_it_promises(area, tmp_path):
     measured = json.loads(hotseg("bench", area, "--json", runs=tmp_path).stdout)
-    assert set(measured) == {"area", "device", "threads", "rows"} and measured["rows"]
+    assert set(measured) == {"area", "device", "threads", "commit", "changed", "rows"} and measured["rows"]
     for row in measured["rows"]:
         assert set(row) == {"name", "value", "unit", "peer", "peer_value", "ratio"}
         assert row["ratio"] == pytest.approx(row["value"] / row["peer_value"])
