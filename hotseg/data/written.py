@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASELINE', 'WRITERS', 'SMALL', 'Request', 'instance_ids', 'disparity_codes', 'write_scenes', 'verify_written',
-           'small']
+           'small', 'scene_sheet']
 
 # %% ../../nbs/138_data.written.ipynb #fdffbe19
 import hashlib, multiprocessing, shutil, time
@@ -22,9 +22,10 @@ from ..core import HotsegError, atomic_path, embedded, read_json, write_json
 from .draw import FAR
 from .layouts import READERS, written
 from .light import LOOKS
-from .objects import OBJECTS, object_scene
-from .scenes import street_scene
+from .objects import OBJECTS, ObjectScenes, object_scene
+from .scenes import StreetScenes, street_scene
 from ..labels import CITYSCAPES, decode
+from ..show import overlay
 
 # %% ../../nbs/138_data.written.ipynb #319ece7a
 @dataclass(frozen=True)
@@ -261,3 +262,17 @@ def small(
     "Items of a small set that comes with hotseg"
     if name not in SMALL: raise HotsegError("no such small set", value=name, fix=f"one of {list(SMALL)}")
     return READERS[SMALL[name].layout](split, embedded(f"small/{name}"))
+
+# %% ../../nbs/138_data.written.ipynb #3a14583c
+def scene_sheet(
+    columns=4,   # scenes side by side
+    height=128,  # rows of each picture
+) -> np.ndarray:  # (5 * height, 2 * columns * height, 3) uint8
+    "Generated scenes of every kind"
+    looks = [StreetScenes(columns, 5, "sheet", height, 2 * height, look) for look in LOOKS]
+    things = ObjectScenes(columns, 5, "sheet", height, height)
+    rows = [[streets.read(i)[0] for i in range(columns)] for streets in looks]
+    rows.append([overlay(*looks[0].read(i), CITYSCAPES, .8) for i in range(columns)])
+    drawn = map(things.read, range(columns))
+    rows.append([np.hstack([image, overlay(image, ids, OBJECTS, .8)]) for image, ids in drawn])
+    return np.vstack([np.hstack(row) for row in rows])
