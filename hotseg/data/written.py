@@ -271,8 +271,8 @@ def scene_sheet(
     "Generated scenes of every kind"
     looks = [StreetScenes(columns, 5, "sheet", height, 2 * height, look) for look in LOOKS]
     things = ObjectScenes(columns, 5, "sheet", height, height)
-    rows = [[streets.read(i)[0] for i in range(columns)] for streets in looks]
-    rows.append([overlay(*looks[0].read(i), CITYSCAPES, .8) for i in range(columns)])
-    drawn = map(things.read, range(columns))
-    rows.append([np.hstack([image, overlay(image, ids, OBJECTS, .8)]) for image, ids in drawn])
+    rows = [[items.read(i)[0] for i in range(columns)] for items in looks]
+    streets, objects = ([items.read(i) for i in range(columns)] for items in (looks[0], things))
+    rows.append([overlay(image, ids, CITYSCAPES, .8) for image, ids in streets])
+    rows.append([np.hstack([image, overlay(image, ids, OBJECTS, .8)]) for image, ids in objects])
     return np.vstack([np.hstack(row) for row in rows])
