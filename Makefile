@@ -32,8 +32,7 @@ lab: install
 	$(BIN)/jupyter lab nbs/index.ipynb --notebook-dir=.
 
 bench: install
-	$(BIN)/hotseg bench metric
-	$(BIN)/hotseg bench warp
+	for area in metric warp labels decode pack augment scenes; do $(BIN)/hotseg bench $$area || exit 1; done
 
 clean:
 	rm -rf $(VENV) _docs _proc build
