@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .bench import area, race, row
-from .core import numpy_rng, seed_everything
+from .bench import area, race, row, street_maps, timed
+from .core import seed_everything
 from .data.geometry import Geometry
 from .data.loaders import DeviceLoader, loader_options, pair_loaders
 from .data.mix import class_mix, fda, half_window, lab_style
@@ -30,25 +30,18 @@ from .models.erfnet import erfnet
 from .train.evaluate import evaluate
 from .train.learner import seg_learner, warm_cosine
 
-# %% ../nbs/911_benchdata.ipynb #3921a0d5
-def _timed(name, ours, what, peer, repeats):
-    "The row of one race"
-    mine, theirs = race(ours, peer, repeats)
-    return row(name, mine, what, theirs)
-
+# %% ../nbs/911_benchdata.ipynb #0347befc
 @area("labels")
 def bench_labels(
     repeats,  # counted rounds
     scale,    # factor on 2048x1024
 ) -> list:    # rows
     "Label tables against bare OpenCV"
-    h, w = (max(32, round(side * scale)) for side in (1024, 2048))
-    ids = numpy_rng("bench", "labels").integers(0, 19, (-(-h // 32), -(-w // 32)), np.uint8)
-    ids = np.ascontiguousarray(ids.repeat(32, 0).repeat(32, 1)[:h, :w])
+    _, ids = street_maps(scale)
     stored, lut = decode(ids, CITYSCAPES), map_lut(CITYSCAPES, CAMVID)
-    return [_timed("encode: stored ids, checked", lambda: encode(stored, CITYSCAPES), "cv2.LUT",
+    return [timed("encode: stored ids, checked", lambda: encode(stored, CITYSCAPES), "cv2.LUT",
                    lambda: cv2.LUT(stored, CITYSCAPES.encode_lut), repeats),
-            _timed("remap: Cityscapes to CamVid", lambda: remap(ids, CITYSCAPES, CAMVID), "cv2.LUT",
+            timed("remap: Cityscapes to CamVid", lambda: remap(ids, CITYSCAPES, CAMVID), "cv2.LUT",
                    lambda: cv2.LUT(ids, lut), repeats)]
 
 # %% ../nbs/911_benchdata.ipynb #20522da8
@@ -79,15 +72,15 @@ def bench_decode(
         names = _write_frames(here := Path(d), 2, max(64, round(1024 * scale)), max(128, round(2048 * scale)))
         items = folder_items(here/"image", here/"label", CITYSCAPES, "bench")
         files = dict(image=".png", jpeg=".jpg", label=".png")
-        rows = [_timed(f"decode_file, {kind}", partial(decode_file, path), "cv2.imdecode", partial(_bare, path),
+        rows = [timed(f"decode_file, {kind}", partial(decode_file, path), "cv2.imdecode", partial(_bare, path),
                        repeats) for kind, end in files.items() for path in [here/kind/(names[0] + end)]]
         path = here/"palette"/f"{names[0]}.png"
-        rows.append(_timed("decode_file, palette", lambda: decode_file(path), "Pillow",
+        rows.append(timed("decode_file, palette", lambda: decode_file(path), "Pillow",
                            lambda: np.array(Image.open(path)), repeats))
         floor = partial(_bare_pair, items.images[0], items.labels[0])
-        rows.append(_timed("items.read", lambda: items.read(0), "two cv2.imdecode", floor, repeats))
+        rows.append(timed("items.read", lambda: items.read(0), "two cv2.imdecode", floor, repeats))
         loader = DeviceLoader(Labelled(items.subset(names[:1])), 1, **loader_options(0, "cpu"))
-        return rows + [_timed("loader, no workers", lambda: next(iter(loader)), "two cv2.imdecode", floor, repeats)]
+        return rows + [timed("loader, no workers", lambda: next(iter(loader)), "two cv2.imdecode", floor, repeats)]
 
 # %% ../nbs/911_benchdata.ipynb #24a9f65f
 @area("pack")
@@ -102,7 +95,7 @@ def bench_pack(
         items = folder_items(here/"image", here/"label", CITYSCAPES, "bench")
         packs = {"raw": pack(items, here/"raw"), "JPEG": pack(items, here/"j", format="jpeg"),
                  "raw, half size": pack(items, here/"half", h // 2, w // 2)}
-        return [_timed(f"one item, {name}", partial(packed.read, 0), "PNG files", lambda: items.read(0), repeats)
+        return [timed(f"one item, {name}", partial(packed.read, 0), "PNG files", lambda: items.read(0), repeats)
                 for name, packed in packs.items()]
 
 # %% ../nbs/911_benchdata.ipynb #0ecd75ca
@@ -147,13 +140,13 @@ def bench_augment(
     l, m = (torch.from_numpy(p.astype(np.int64))[None] for p in (ids, other))
     scaled, beta = (round(h * 1.37), round(w * 1.37)), .05
     window = Geometry(scaled, (scaled[0] // 8, scaled[1] // 8), (h // 2, w // 2), True)
-    return [_timed("class_mix", lambda: class_mix((x, l), (y, m), 0), "unique and compare",
+    return [timed("class_mix", lambda: class_mix((x, l), (y, m), 0), "unique and compare",
                    lambda: _naive_mix((x, l), (y, m)), repeats),
-            _timed("fda, beta .05", lambda: fda(x, y, beta), "numpy fft2, as published",
+            timed("fda, beta .05", lambda: fda(x, y, beta), "numpy fft2, as published",
                    lambda: _published_fda(x[0].numpy() * 255, y[0].numpy() * 255, half_window(h, w, beta)), repeats),
-            _timed("lab_style", lambda: lab_style(x, y), "cv2 float Lab",
+            timed("lab_style", lambda: lab_style(x, y), "cv2 float Lab",
                    lambda: _opencv_lab(*(np.float32(p) / 255 for p in (a, b))), repeats),
-            _timed("scale, crop, flip", lambda: (window(a), window(ids, "label")), "cv2 calls",
+            timed("scale, crop, flip", lambda: (window(a), window(ids, "label")), "cv2 calls",
                    lambda: _opencv_window(a, ids), repeats)]
 
 # %% ../nbs/911_benchdata.ipynb #794303aa

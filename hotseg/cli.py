@@ -8,9 +8,10 @@ __all__ = ['parser', 'run_verb', 'list_action', 'check_action', 'scenes_action',
 
 # %% ../nbs/950_cli.ipynb #8531074e
 import argparse, json, os, sys
+from dataclasses import replace
 from pathlib import Path
 
-from .core import HotsegError, Settings, read_json
+from .core import HotsegError, read_json
 
 # %% ../nbs/950_cli.ipynb #2b612d18
 def parser() -> argparse.ArgumentParser:
@@ -147,7 +148,7 @@ def list_action(
 ):
     "hotseg data list"
     from hotseg.data.check import find_sets
-    found = find_sets(Settings.load(data_root=given.root).data_root)
+    found = find_sets(given.root)
     if given.json: return print(json.dumps(found))
     told = {name: ", ".join(f"{split} {n}" for split, n in parts.items()) for name, parts in found.items()}
     print("\n".join(f"{name:14}{text or 'not found'}" for name, text in told.items()))
@@ -161,17 +162,18 @@ def check_action(
     options = {k: words.get(v, v) for k, v in map(_assignment, given.option)}
     if given.partial: options["complete"] = False
     report = check_root(given.root, given.layout, given.split, given.workers, **options)
-    changed = _changed(given.root) if report.ok else None
-    print(json.dumps(report.to_dict() | dict(changed=changed)) if given.json else report)
-    if changed: print(f"hotseg: {changed}", file=sys.stderr)
-    if changed or not report.ok: sys.exit(1)
+    if report.ok: report = _as_written(report, given.root)
+    print(json.dumps(report.to_dict()) if given.json else report)
+    if not report.ok: sys.exit(1)
 
-def _changed(root):
-    "What differs in a written set from its manifest, None when nothing does"
+def _as_written(report, root):
+    "The report, with a fault when a set that hotseg wrote is no longer what its manifest says"
+    from hotseg.data.check import Fault
     from hotseg.data.written import verify_written
-    if not (Path(root)/"hotseg.json").is_file(): return None
+    if not (Path(root)/"hotseg.json").is_file(): return report
     try: verify_written(root)
-    except HotsegError as e: return e.what
+    except HotsegError as e: return replace(report, faults=(Fault.of(e, ""),))
+    return report
 
 def scenes_action(
     given,  # parsed arguments

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['HotsegError', 'project_root', 'Settings', 'default_device', 'data_root', 'stable_seed', 'torch_rng', 'numpy_rng',
-           'seed_everything', 'atomic_path', 'write_json', 'read_json', 'inside', 'embedded']
+           'seed_everything', 'atomic_path', 'write_json', 'read_json', 'inside', 'embedded', 'in_processes']
 
-# %% ../nbs/000_core.ipynb #f826cd56
-import contextlib, hashlib, json, os, random
+# %% ../nbs/000_core.ipynb #440ae6ee
+import contextlib, hashlib, json, multiprocessing, os, random
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from configparser import ConfigParser
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -168,3 +170,21 @@ def embedded(
         if (home/name).exists(): return inside(home, name)
     raise HotsegError("hotseg ships no such file", path=package.parent/"data", value=str(name),
                       fix="restore it from the repository, or install hotseg again")
+
+# %% ../nbs/000_core.ipynb #d764b3ff
+def in_processes(
+    work,         # function of one job, at the top of a module
+    jobs,         # list of jobs
+    workers=0,    # processes; 0: none beside this one
+    setup=None,   # called once in each process, or here
+    given=(),     # its arguments
+):  # results, in order, as they come; raises HotsegError when a process dies
+    "Do the same to many things"
+    if not workers:
+        if setup: setup(*given)
+        yield from map(work, jobs); return
+    share = max(1, min(16, len(jobs) // (4 * workers)))
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), setup, given) as pool:
+        try: yield from pool.map(work, jobs, chunksize=share)
+        except BrokenProcessPool as e:
+            raise HotsegError("a worker process died", value=str(e), fix="fewer workers= (memory), or workers=0") from e

@@ -204,7 +204,18 @@ def test_the_command_notices_another_picture(tmp_path):
     one, two = sorted((root/"images").iterdir())[:2]
     one.write_bytes(two.read_bytes())
     (root/"labels"/one.name).write_bytes((root/"labels"/two.name).read_bytes())
-    assert "not those that were written" in command("data", "check", str(root), "--layout", "gta5").stderr
+    checked = command("data", "check", str(root), "--layout", "gta5", "--json")
+    report = json.loads(checked.stdout)
+    assert checked.returncode == 1 and not report["ok"]
+    assert any("not those that were written" in fault["what"] for fault in report["faults"])
+
+
+def test_the_camera_file_has_the_vanishing_point(whole):
+    "A bend of the street moves it off the middle"
+    told = [json.loads(p.read_text())["intrinsic"] for p in sorted((whole/"camera").rglob("*train_*.json"))]
+    cameras = [StreetScenes(6, 3, "train", 64, 128).scene(i).camera for i in range(6)]
+    assert [(t["u0"], t["v0"]) for t in told] == [(64 + c.vanish * 64, c.horizon * 64) for c in cameras]
+    assert len({t["u0"] for t in told}) > 1
 
 
 def test_the_command_lists(tmp_path):

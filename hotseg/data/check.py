@@ -7,12 +7,9 @@ __all__ = ['SPLITS', 'Fault', 'Seen', 'look', 'Part', 'Report', 'show_progress',
 
 # %% ../../nbs/128_data.check.ipynb #833be293
 import contextlib
-import multiprocessing
 import os
 import sys
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -21,7 +18,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from ..core import HotsegError, Settings, read_json
+from ..core import HotsegError, Settings, in_processes, read_json
 from .layouts import READERS, open_items
 from .measured import measured
 
@@ -164,12 +161,8 @@ def _look(job):
 
 def _seen(parts, jobs, workers):
     "Seen of every job, in order, as they come"
-    if not workers: yield from (look(parts[split], i) for split, i in jobs); return
-    context, share = multiprocessing.get_context("spawn"), max(1, min(16, len(jobs) // (4 * workers)))
-    with ProcessPoolExecutor(workers, context, _start, (parts,)) as pool:
-        try: yield from pool.map(_look, jobs, chunksize=share)
-        except BrokenProcessPool as e:
-            raise HotsegError("a worker process died", value=str(e), fix="fewer workers= (memory), or workers=0") from e
+    if not workers: return (look(parts[split], i) for split, i in jobs)  # leaves nothing behind in this process
+    return in_processes(_look, jobs, workers, _start, (parts,))
 
 def show_progress(
     done,   # items looked at

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['decode_file', 'image_size', 'read_image', 'read_label', 'read_pair', 'SegItems', 'tags_of', 'find_pictures',
-           'folder_items', 'read_names', 'choose', 'MappedItems', 'resize_pair', 'Resized']
+           'folder_items', 'read_names', 'write_names', 'choose', 'MappedItems', 'resize_pair', 'Resized']
 
 # %% ../../nbs/121_data.sets.ipynb #3e20d91c
 import os
@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..core import HotsegError, inside
+from ..core import HotsegError, atomic_path, inside
 from ..labels import IGNORE, LabelSpace, encode, from_colour, map_lut
 
 # %% ../../nbs/121_data.sets.ipynb #8ac188b4
@@ -223,6 +223,13 @@ def read_names(
     twice = [a for a, b in zip(sorted(names), sorted(names)[1:]) if a == b]
     if twice: raise HotsegError("a name is listed twice", path=path, value=twice[:5], fix="remove the second line")
     return names
+
+def write_names(
+    path,   # text file
+    names,  # lines
+):
+    "A list file, one name a line, whole or absent; the same bytes on every system"
+    with atomic_path(path) as p: p.write_bytes("".join(f"{name}\n" for name in names).encode())
 
 def choose(
     files,   # name -> path, as `find_pictures` gives them

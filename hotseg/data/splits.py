@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core import HotsegError, atomic_path, embedded, numpy_rng
-from .sets import read_names, tags_of
+from ..core import HotsegError, embedded, numpy_rng
+from .sets import read_names, tags_of, write_names
 
 # %% ../../nbs/125_data.splits.ipynb #b18a8fea
 def split_names(
@@ -212,6 +212,5 @@ def write_lists(
     tags = tags or msrc_tags()
     lines = {f"{name}.txt": names for name, names in protocol_lists(tags).items()}
     lines["msrc/tags.tsv"] = tuple(f"{n}\t{','.join(own)}" for n, own in tags.items())
-    for name, rows in lines.items():
-        with atomic_path(Path(folder)/name) as p: p.write_bytes("".join(f"{row}\n" for row in rows).encode())
+    for name, rows in lines.items(): write_names(Path(folder)/name, rows)
     return tuple(Path(folder)/name for name in lines)

@@ -6,9 +6,8 @@
 __all__ = ['BASELINE', 'WRITERS', 'SMALL', 'Request', 'instance_ids', 'disparity_codes', 'write_scenes', 'verify_written',
            'small', 'scene_sheet']
 
-# %% ../../nbs/138_data.written.ipynb #fdffbe19
-import hashlib, multiprocessing, shutil, time
-from concurrent.futures import ProcessPoolExecutor
+# %% ../../nbs/138_data.written.ipynb #fc80730a
+import hashlib, shutil, time
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,13 +17,14 @@ import numpy as np
 from PIL import Image
 
 import hotseg
-from ..core import HotsegError, atomic_path, embedded, read_json, write_json
+from ..core import HotsegError, atomic_path, embedded, in_processes, read_json, write_json
 from .draw import FAR
 from .layouts import READERS, written
 from .light import LOOKS
 from .objects import OBJECTS, ObjectScenes, object_scene
 from .scenes import StreetScenes, street_scene
-from ..labels import CITYSCAPES, decode
+from .sets import write_names
+from ..labels import CITYSCAPES, CITYSCAPES34, decode
 from ..show import overlay
 
 # %% ../../nbs/138_data.written.ipynb #319ece7a
@@ -86,8 +86,8 @@ def instance_ids(
     things, first, place = np.unique(instances, return_index=True, return_inverse=True)
     owner = stored.ravel()[first]
     rank = np.tril((owner[:, None] == owner) & (things > 0), -1).sum(1)
-    return np.where(things > 0, owner * 1000 + rank, 0).astype(np.uint16)[place.reshape(label.shape)] + np.where(
-        instances > 0, 0, stored).astype(np.uint16)
+    number = (owner * 1000 + rank).astype(np.uint16)[place.reshape(label.shape)]
+    return np.where(instances > 0, number, stored)
 
 def disparity_codes(
     depth,  # (H, W) float32 metres
@@ -111,37 +111,31 @@ def _write_cityscapes(root, split, i, request):
     _save(place("gtFine", "gtFine_instanceIds.png"), instance_ids(scene.label, scene.instances, CITYSCAPES))
     focal, sky = scene.camera.focal * request.height, scene.depth >= FAR
     _save(place("disparity", "disparity.png"), disparity_codes(scene.depth, focal, sky))
-    intrinsic = dict(fx=focal, fy=focal, u0=request.width / 2, v0=scene.camera.horizon * request.height)
+    u0, v0 = request.width / 2 + scene.camera.vanish * request.height, scene.camera.horizon * request.height
+    intrinsic = dict(fx=focal, fy=focal, u0=u0, v0=v0)
     write_json(place("camera", "camera.json"), dict(extrinsic=dict(baseline=BASELINE), intrinsic=intrinsic))
     return scene.image, scene.label
 
-# %% ../../nbs/138_data.written.ipynb #230bd5a2
-def _number(request, split, i):
-    "Number of a scene counted through all splits, from 1"
-    return 1 + i + sum(n for s, n in request.counts[:[s for s, _ in request.counts].index(split)])
+# %% ../../nbs/138_data.written.ipynb #90671fa0
+def _name(request, split, i):
+    "Name of a scene of GTA5 or VOC: its number through all splits, from 1"
+    number = 1 + request.jobs.index((split, i))
+    return f"{number:05d}" if request.layout == "gta5" else f"{request.seed:04d}_{number:06d}"
 
 def _write_gta5(root, split, i, request):
     "Picture and palette label of one street"
-    scene, name = _street(request, split, i), f"{_number(request, split, i):05d}.png"
+    scene, name = _street(request, split, i), f"{_name(request, split, i)}.png"
     _save(root/"images"/name, scene.image[..., ::-1])
-    _save_palette(root/"labels"/name, decode(scene.label, CITYSCAPES), _gta5_palette())
+    _save_palette(root/"labels"/name, decode(scene.label, CITYSCAPES), CITYSCAPES34.colour_lut)
     return scene.image, scene.label
-
-def _gta5_palette():
-    "Colour of each stored id, (256, 3)"
-    colours = np.zeros((256, 3), np.uint8)
-    colours[list(CITYSCAPES.stored_ids)] = CITYSCAPES.palette
-    return colours
 
 def _write_voc(root, split, i, request):
     "Picture, class image and object image of one object scene"
-    scene, name = object_scene(request.seed, i, request.height, request.width, split), _voc_name(request, split, i)
+    scene, name = object_scene(request.seed, i, request.height, request.width, split), _name(request, split, i)
     _save(root/"JPEGImages"/f"{name}.jpg", scene.image[..., ::-1], cv2.IMWRITE_JPEG_QUALITY, 95)
     _save_palette(root/"SegmentationClass"/f"{name}.png", scene.label, OBJECTS.colour_lut)
     _save_palette(root/"SegmentationObject"/f"{name}.png", scene.instances.astype(np.uint8), OBJECTS.colour_lut)
     return scene.image, scene.label
-
-def _voc_name(request, split, i): return f"{request.seed:04d}_{_number(request, split, i):06d}"
 
 WRITERS = dict(cityscapes=_write_cityscapes, gta5=_write_gta5, voc=_write_voc)
 
@@ -158,7 +152,7 @@ def write_scenes(
     write_json(root/"hotseg.part.json", request.manifest)
     todo = [job for job in request.jobs if not _note(root, *job).is_file()]
     started = time.perf_counter()
-    for done, _ in enumerate(_each(partial(_write_one, root, request), todo, workers), 1):
+    for done, _ in enumerate(in_processes(partial(_write_one, root, request), todo, workers), 1):
         if say and (done % max(len(todo) // 20, 1) == 0 or done == len(todo)):
             say(_progress(done, len(todo), time.perf_counter() - started))
     return _finish(root, request)
@@ -195,15 +189,6 @@ def _write_one(root, request, job):
     image, label = WRITERS[request.layout](root, *job, request)
     write_json(_note(root, *job), dict(images=_digest(image), labels=_digest(label)))
 
-def _each(work, jobs, workers):
-    "`work` done on every job, here or in processes"
-    if not workers: return map(work, jobs)
-    return _pooled(work, jobs, workers)
-
-def _pooled(work, jobs, workers):
-    "In processes; a stop leaves finished scenes whole"
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool: yield from pool.map(work, jobs)
-
 def _progress(done, total, seconds):
     "A line of progress"
     return f"{done}/{total} scenes, {done / seconds:.1f} a second, {seconds / done * (total - done):.0f} s left"
@@ -226,13 +211,11 @@ def _write_lists(root, request):
     "The split lists that GTA5 and VOC have"
     home = dict(gta5=root, voc=root/"ImageSets"/"Segmentation").get(request.layout)
     if home is None: return
-    form = "{:05d}.png" if request.layout == "gta5" else f"{request.seed:04d}_{{:06d}}"
-    lists = {split: [form.format(_number(request, split, i)) for i in range(n)] for split, n in request.counts}
+    ending = ".png" if request.layout == "gta5" else ""
+    lists = {split: [_name(request, split, i) + ending for i in range(n)] for split, n in request.counts}
     if request.layout == "voc": lists["trainval"] = sum(lists.values(), [])
-    for split, names in lists.items():
-        with atomic_path(home/f"{split}.txt") as p: p.write_text("\n".join(names) + "\n", encoding="utf8")
-    if request.layout == "voc":
-        with atomic_path(root/"classes.txt") as p: p.write_text("\n".join(OBJECTS.classes) + "\n", encoding="utf8")
+    for split, names in lists.items(): write_names(home/f"{split}.txt", names)
+    if request.layout == "voc": write_names(root/"classes.txt", OBJECTS.classes)
 
 # %% ../../nbs/138_data.written.ipynb #3a70c52c
 def verify_written(
