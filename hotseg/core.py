@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['HotsegError', 'project_root', 'Settings', 'default_device', 'data_root', 'stable_seed', 'torch_rng', 'numpy_rng',
-           'seed_everything', 'atomic_path', 'write_json', 'read_json', 'inside', 'embedded', 'in_processes']
+           'seed_everything', 'atomic_path', 'atomic_folder', 'recover_folder', 'write_json', 'read_json', 'inside',
+           'embedded', 'in_processes']
 
-# %% ../nbs/000_core.ipynb #440ae6ee
-import contextlib, hashlib, json, multiprocessing, os, random
+# %% ../nbs/000_core.ipynb #a7fa58cc
+import contextlib, hashlib, json, multiprocessing, os, platform, random, re, shutil
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from configparser import ConfigParser
@@ -130,6 +131,43 @@ def atomic_path(
         with open(temporary, "rb") as f: os.fsync(f.fileno())
         os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
+
+# %% ../nbs/000_core.ipynb #11affe9d
+@contextlib.contextmanager
+def atomic_folder(
+    dst,  # the folder to make; one that is there is replaced
+):
+    "Yield a temporary folder that becomes `dst` on success and vanishes on failure"
+    recover_folder(dst)
+    temporary, old = (dst.with_name(f".{dst.name}.{platform.node()}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if dst.exists(): dst.rename(old)
+        temporary.rename(dst)
+    finally: recover_folder(dst)
+
+def recover_folder(
+    dst,  # the folder, there or not
+):
+    "Put an orphaned old folder back in its place; remove what else this process, or a killed one, left beside `dst`"
+    unfinished, old = _left(dst, "tmp"), _left(dst, "old")
+    if old and not dst.exists(): old.pop().rename(dst)
+    for folder in unfinished + old: shutil.rmtree(folder, ignore_errors=True)
+
+def _left(dst, end):
+    "Working folders of `dst` that no other process of this machine is at work on"
+    form = re.compile(rf"{re.escape(f'.{dst.name}.{platform.node()}.')}(\d+)\.{end}")
+    beside = sorted(dst.parent.iterdir()) if dst.parent.is_dir() else []
+    return [p for p in beside if (own := form.fullmatch(p.name)) and not _at_work(int(own[1]))]
+
+def _at_work(pid):
+    "Is this another process, and alive?"
+    if pid == os.getpid(): return False
+    try: os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError): return False
+    except PermissionError: pass  # somebody else's
+    return True
 
 # %% ../nbs/000_core.ipynb #c156b5a6
 def write_json(

@@ -6,7 +6,6 @@
 __all__ = ['unpickle', 'read_side_file', 'kind_of', 'convert']
 
 # %% ../../nbs/129_data.convert.ipynb #833be293
-import contextlib
 import hashlib
 import io
 import json
@@ -15,14 +14,13 @@ import os
 import pickle
 import pickletools
 import re
-import shutil
 import tempfile
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 
-from ..core import HotsegError, read_json, write_json
+from ..core import HotsegError, atomic_folder, read_json, write_json
 from ..labels import IGNORE
 
 # %% ../../nbs/129_data.convert.ipynb #68326599
@@ -182,18 +180,7 @@ def kind_of(
     raise HotsegError("neither tags nor scores nor a map", path=path, value=f"{type(data).__name__} of {shapes} axes",
                       fix="tags: {name: vector}; scores: {class: map}; map: an array")
 
-# %% ../../nbs/129_data.convert.ipynb #7d18c48c
-@contextlib.contextmanager
-def _whole_folder(path):
-    "Yield a temporary folder that becomes `path` on success and vanishes on failure"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        os.replace(temporary, path)
-    finally: shutil.rmtree(temporary, ignore_errors=True)
-
+# %% ../../nbs/129_data.convert.ipynb #05e871ea
 def convert(
     src,          # a side file, or a folder of them
     dst,          # folder to make; raises HotsegError when it is there already
@@ -204,7 +191,7 @@ def convert(
     src, dst = Path(src), Path(dst)
     if dst.exists(): raise HotsegError("the target is there already", path=dst, fix="another folder, or remove it")
     files = _side_files(src)
-    with _whole_folder(dst) as folder:
+    with atomic_folder(dst) as folder:
         kinds = {_convert_one(file, folder, first, limit) for file in files}
         if len(kinds) > 1: raise HotsegError("files of several kinds in one folder", path=src, value=sorted(kinds))
         told = dict(made_by="hotseg data convert", kind=kinds.pop(), source=src.name, items=len(files), first=first,

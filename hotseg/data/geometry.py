@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..core import HotsegError, numpy_rng
+from ..core import HotsegError
 from ..labels import IGNORE
 
 # %% ../../nbs/102_data.geometry.ipynb #8e79501e

@@ -8,7 +8,7 @@ __all__ = ['FACADES', 'run', 'wall', 'fence', 'hedge', 'building']
 # %% ../../nbs/118_data.houses.ipynb #4981e839
 from .draw import Paint, glazing
 from .things import CLOTHES, GREENS
-from .vehicles import BUILDING, FENCE, VEGETATION, WALL, quad
+from .vehicles import BUILDING, FENCE, VEGETATION, WALL
 
 # %% ../../nbs/118_data.houses.ipynb #59900ecb
 def run(

@@ -8,7 +8,7 @@ __all__ = ['BUILDS', 'BONE', 'PLUMAGE', 'LIVING', 'Build']
 # %% ../../nbs/132_data.living.ipynb #edf6950e
 from typing import NamedTuple
 
-from .places import CLOTHES, DARK, GLASS, LACQUER, SKINS, dyed
+from .places import CLOTHES, DARK, SKINS, dyed
 from .sheet import coat, lean
 
 # %% ../../nbs/132_data.living.ipynb #f63bfc08

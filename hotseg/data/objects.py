@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core import HotsegError
 from .places import PLACES, STEEL, WOODS, dyed
+from .scenes import Drawn
 from .sets import tags_of
 from .shapes import PAINTERS
 from .sheet import Pen, Sheet, coat, lean, photograph
@@ -167,9 +168,9 @@ def object_scene(
     sheet = _paint_objects(Dice("objects", seed, split, index), height, width)
     return ObjectScene(photograph(sheet, Dice("photo", "objects", seed, split, index).rng), *sheet.maps())
 
-# %% ../../nbs/134_data.objects.ipynb #5ef48117
-class ObjectScenes:
-    "A numbered set of object scenes, drawn when read"
+# %% ../../nbs/134_data.objects.ipynb #84a7af49
+class ObjectScenes(Drawn):
+    "A numbered set of object scenes"
     space = OBJECTS
     def __init__(self,
                  n,               # scenes
@@ -180,43 +181,23 @@ class ObjectScenes:
                 ):
         if n < 0 or min(height, width) < 16:
             raise HotsegError("no such set of scenes", value=(n, height, width), fix="n >= 0, height and width >= 16")
-        self.seed, self.split, self.height, self.width = seed, split, height, width
-        self.names = [f"object_{i:06d}" for i in range(n)]
-        self.kept, self.room = {}, int(cache * 1e6 / (4 * height * width))
-
-    def __len__(self): return len(self.names)
+        super().__init__([f"object_{i:06d}" for i in range(n)], seed, split, height, width, cache)
 
     def scene(self,
               i,  # 0 .. n-1
              ) -> ObjectScene:
         "The whole scene: image, label, instances"
-        return object_scene(self.seed, range(len(self))[i], self.height, self.width, self.split)
+        return object_scene(self.seed, self.place(i), self.height, self.width, self.split)
 
-    def read(self,
+    def maps(self,
              i,  # 0 .. n-1
-            ) -> tuple:  # image (H, W, 3) uint8, label (H, W) uint8; the caller's own copies
-        "Image and label"
-        i = range(len(self))[i]
-        if i not in self.kept:
-            scene = self.scene(i)
-            if len(self.kept) >= self.room: return scene.image, scene.label
-            self.kept[i] = scene.image, scene.label
-        return tuple(array.copy() for array in self.kept[i])
+            ) -> tuple:  # label, instances
+        "The scene without the cost of light"
+        return _paint_objects(Dice("objects", self.seed, self.split, self.place(i)), self.height, self.width).maps()
 
     def tags(self,
              i,  # 0 .. n-1
             ) -> np.ndarray:  # (20,) uint8 over `space.foreground`
         "Which classes the image shows"
-        i = range(len(self))[i]
-        return tags_of(self.kept[i][1] if i in self.kept else self._maps(i)[0], self.space)
-
-    def instances(self,
-                  i,  # 0 .. n-1
-                 ) -> np.ndarray:  # (H, W) uint16, 0 for background
-        "Instance numbers, drawn again"
-        return self._maps(i)[1]
-
-    def _maps(self, i):
-        "Label and instances, without the cost of light"
-        dice = Dice("objects", self.seed, self.split, range(len(self))[i])
-        return _paint_objects(dice, self.height, self.width).maps()
+        i = self.place(i)
+        return tags_of(self.kept[i][1] if i in self.kept else self.maps(i)[0], self.space)

@@ -6,14 +6,14 @@
 __all__ = ['EXTRAS', 'FORMATS', 'origin', 'pack', 'PackedItems', 'images_a_second']
 
 # %% ../../nbs/137_data.packed.ipynb #880b2826
-import contextlib, copy, hashlib, json, os, platform, re, shutil, time
+import copy, hashlib, json, os, time
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ..core import HotsegError, read_json, write_json
+from ..core import HotsegError, atomic_folder, read_json, recover_folder, write_json
 from .loaders import tags_given
 from .scenes import content_hash
 from .sets import Resized
@@ -105,13 +105,13 @@ def pack(
 ) -> "PackedItems":  # raises HotsegError on a stale pack, a foreign folder, nothing to pack
     "A packed copy of a data set, or the one that is there"
     dst = Path(dst)
-    _clean_up(dst)
+    recover_folder(dst)
     if dst.exists(): _manifest(dst)  # nothing but a pack of ours is touched
     plan = _plan(items, height, width, format, quality)
     if dst.exists() and not replace: return _still_fresh(dst, plan)
     small = items if height is None else Resized(items, height, width, cache=False)
     code, decode = FORMATS[format]
-    with _all_or_nothing(dst) as folder:
+    with atomic_folder(dst) as folder:
         packing = _Packing(small, folder, partial(code, quality=quality), decode)
         try: plan["hash"] = content_hash(packing)
         finally:
@@ -138,37 +138,6 @@ def _still_fresh(dst, plan):
     if not differs: return there
     raise HotsegError("the packed copy is stale, or of something else", path=dst, value=f"differs in: {differs}",
                       fix="replace=True, or another folder")
-
-@contextlib.contextmanager
-def _all_or_nothing(dst):
-    "Yield a folder that becomes `dst` on success and vanishes on failure"
-    temporary, old = (dst.with_name(f".{dst.name}.{platform.node()}.{os.getpid()}.{end}") for end in ("tmp", "old"))
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if dst.exists(): dst.rename(old)
-        temporary.rename(dst)
-    finally: _clean_up(dst)
-
-def _clean_up(dst):
-    "Put an orphaned old pack back in its place; remove what else this process, or a killed one, left beside `dst`"
-    unfinished, old = _left(dst, "tmp"), _left(dst, "old")
-    if old and not dst.exists(): old.pop().rename(dst)
-    for folder in unfinished + old: shutil.rmtree(folder, ignore_errors=True)
-
-def _left(dst, end):
-    "Working folders of `dst` that no other process of this machine is at work on"
-    form = re.compile(rf"{re.escape(f'.{dst.name}.{platform.node()}.')}(\d+)\.{end}")
-    beside = sorted(dst.parent.iterdir()) if dst.parent.is_dir() else []
-    return [p for p in beside if (own := form.fullmatch(p.name)) and not _at_work(int(own[1]))]
-
-def _at_work(pid):
-    "Is this another process, and alive?"
-    if pid == os.getpid(): return False
-    try: os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError): return False
-    except PermissionError: pass  # somebody else's
-    return True
 
 # %% ../../nbs/137_data.packed.ipynb #f0d9a719
 class PackedItems:

@@ -7,7 +7,7 @@ __all__ = ['MADE', 'PAINTERS']
 
 # %% ../../nbs/133_data.shapes.ipynb #dbb0021a
 from .living import LIVING
-from .places import CLOTHES, DARK, GLASS, GREENS, LACQUER, RUBBER, SKINS, STEEL, WOODS, dyed
+from .places import CLOTHES, DARK, GLASS, LACQUER, RUBBER, SKINS, STEEL, WOODS, dyed
 from .sheet import coat, lean
 
 # %% ../../nbs/133_data.shapes.ipynb #5be578b9

@@ -7,9 +7,9 @@ __all__ = ['SKINS', 'HAIR', 'CLOTHES', 'GREENS', 'person', 'bicycle', 'motorcycl
            'sign', 'tree', 'bush']
 
 # %% ../../nbs/116_data.things.ipynb #b21e2f50
-from .draw import CIRCLE, Paint, blob, cast, disc, glazing, ribbon
-from .vehicles import (BICYCLE, BUILDING, DARK, FENCE, LIGHT, MOTORCYCLE, PAINTWORK, PERSON, POLE, RIDER,
-                                  RUBBER, SIGN, STEEL, VEGETATION, WALL, quad)
+from .draw import CIRCLE, Paint, blob, cast, disc, ribbon
+from .vehicles import (BICYCLE, DARK, LIGHT, MOTORCYCLE, PAINTWORK, PERSON, POLE, RIDER,
+                                  RUBBER, SIGN, STEEL, VEGETATION, quad)
 
 # %% ../../nbs/116_data.things.ipynb #7968d78b
 SKINS = ((226, 180, 150), (200, 150, 120), (150, 105, 80), (95, 65, 50))
