@@ -189,10 +189,8 @@ class ObjectScenes(Drawn):
         "The whole scene: image, label, instances"
         return object_scene(self.seed, self.place(i), self.height, self.width, self.split)
 
-    def maps(self,
-             i,  # 0 .. n-1
-            ) -> tuple:  # label, instances
-        "The scene without the cost of light"
+    def _maps(self, i):
+        "Label and instances without the cost of light"
         return _paint_objects(Dice("objects", self.seed, self.split, self.place(i)), self.height, self.width).maps()
 
     def tags(self,
@@ -200,4 +198,4 @@ class ObjectScenes(Drawn):
             ) -> np.ndarray:  # (20,) uint8 over `space.foreground`
         "Which classes the image shows"
         i = self.place(i)
-        return tags_of(self.kept[i][1] if i in self.kept else self.maps(i)[0], self.space)
+        return tags_of(self.kept[i][1] if i in self.kept else self._maps(i)[0], self.space)

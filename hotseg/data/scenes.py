@@ -83,7 +83,7 @@ class Drawn:
         "The whole scene: each kind draws its own"
         raise NotImplementedError
 
-    def maps(self, i):
+    def _maps(self, i):
         "Label, instances, ... without the cost of light: each kind draws its own"
         raise NotImplementedError
 
@@ -108,7 +108,7 @@ class Drawn:
                   i,  # 0 .. n-1
                  ) -> np.ndarray:  # (H, W) uint16, 0 where there is no thing
         "Instance numbers, drawn again"
-        return self.maps(i)[1]
+        return self._maps(i)[1]
 
 class StreetScenes(Drawn):
     "A numbered set of street scenes"
@@ -131,17 +131,15 @@ class StreetScenes(Drawn):
         "The whole scene: image, label, depth, instances"
         return street_scene(self.seed, self.place(i), self.height, self.width, self.look, self.split)
 
-    def maps(self,
-             i,  # 0 .. n-1
-            ) -> tuple:  # label, instances, depth
-        "The scene without the cost of light"
+    def _maps(self, i):
+        "Label, instances and depth without the cost of light"
         return street_maps(self.seed, self.place(i), self.height, self.width, self.split)[1:]
 
     def depth(self,
               i,  # 0 .. n-1
              ) -> np.ndarray:  # (H, W) float32 metres; the sky is at 1000
         "Metric depth, drawn again"
-        return self.maps(i)[2]
+        return self._maps(i)[2]
 
 def content_hash(
     items,  # anything with names and read(i)
