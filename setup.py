@@ -17,6 +17,7 @@ setup(
     # what the repository ships under data/ (core.embedded finds it) becomes hotseg/embedded/ in a wheel
     packages=find_packages(include=["hotseg", "hotseg.*"]) + ["hotseg.embedded"], package_dir={"hotseg.embedded": "data"},
     package_data={"hotseg.embedded": ["README.md", "splits/**/*", "small/**/*", "models/*"]},
-    install_requires=split(cfg["requirements"]), extras_require={"dev": split(cfg["dev_requirements"])},
+    install_requires=split(cfg["requirements"]), 
+    extras_require={extra: split(cfg[f"{extra}_requirements"]) for extra in ("dev", "sweep", "track")},
     entry_points={"console_scripts": split(cfg["console_scripts"])},
 )

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HotsegError', 'project_root', 'Settings', 'default_device', 'data_root', 'stable_seed', 'torch_rng', 'numpy_rng',
-           'seed_everything', 'atomic_path', 'atomic_folder', 'recover_folder', 'write_json', 'read_json', 'inside',
-           'embedded', 'in_processes']
+           'seed_everything', 'sync', 'atomic_path', 'atomic_folder', 'recover_folder', 'write_json', 'read_json',
+           'inside', 'embedded', 'in_processes']
 
 # %% ../nbs/000_core.ipynb #a7fa58cc
 import contextlib, hashlib, json, multiprocessing, os, platform, random, re, shutil
@@ -22,6 +22,7 @@ import torch
 # %% ../nbs/000_core.ipynb #15698dc4
 class HotsegError(ValueError):
     "A bad input: what is wrong, where, with which value, and the way out"
+    code = 2  # exit status of the command that meets it
     def __init__(self,
                  what,        # what is wrong, a short sentence
                  path=None,   # file or folder concerned
@@ -117,7 +118,15 @@ def seed_everything(
     seed = stable_seed("run", seed)
     random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
 
-# %% ../nbs/000_core.ipynb #368043c0
+# %% ../nbs/000_core.ipynb #afdf3a07
+def sync(
+    path,  # file or folder
+):
+    "Wait until the disk has it: after a power cut a renamed file is whole, and a renamed entry is there"
+    handle = os.open(path, os.O_RDONLY)
+    try: os.fsync(handle)
+    finally: os.close(handle)
+
 @contextlib.contextmanager
 def atomic_path(
     path,  # the file to write; its folder is made if need be
@@ -128,8 +137,9 @@ def atomic_path(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with open(temporary, "rb") as f: os.fsync(f.fileno())
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     finally: temporary.unlink(missing_ok=True)
 
 # %% ../nbs/000_core.ipynb #11affe9d
@@ -143,8 +153,10 @@ def atomic_folder(
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for path in (*temporary.rglob("*"), temporary): sync(path)
         if dst.exists(): dst.rename(old)
         temporary.rename(dst)
+        sync(dst.parent)
     finally: recover_folder(dst)
 
 def recover_folder(
