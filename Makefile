@@ -7,7 +7,7 @@ HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 PIN     := $(if $(HAS_GPU),,-c constraints-cpu.txt)
 INDEX   := $(if $(HOTSEG_TORCH_INDEX),--extra-index-url $(HOTSEG_TORCH_INDEX))
 SEED   ?= 0
-.PHONY: install demo test lab bench clean
+.PHONY: install demo test test-gpu lab bench clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: settings.ini setup.py pyproject.toml constraints-cpu.txt
@@ -28,11 +28,15 @@ test: install
 	$(BIN)/python -m hotseg.docs --check
 	$(BIN)/python -m pytest -q tests
 
+# On a machine with an NVIDIA GPU: parity with the CPU, and a short training of every method
+test-gpu: install
+	HOTSEG_DEVICE=cuda OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/gpu
+
 lab: install
 	$(BIN)/jupyter lab nbs/index.ipynb --notebook-dir=.
 
 bench: install
-	for area in metric warp labels decode pack augment scenes; do $(BIN)/hotseg bench $$area || exit 1; done
+	for area in metric warp labels decode pack augment scenes engine resume; do $(BIN)/hotseg bench $$area || exit 1; done
 
 clean:
 	rm -rf $(VENV) _docs _proc build

@@ -28,7 +28,8 @@ from .data.streams import Labelled
 from .labels import CAMVID, CITYSCAPES, decode, encode, map_lut, remap
 from .models.erfnet import erfnet
 from .train.evaluate import evaluate
-from .train.learner import seg_learner, warm_cosine
+from .train.learner import seg_learner
+from .train.players import warm_cosine
 
 # %% ../nbs/911_benchdata.ipynb #0347befc
 @area("labels")

@@ -12,6 +12,7 @@ from .commands.bench import add_bench
 from .commands.data import add_data
 from .commands.results import add_results
 from .commands.run import add_run
+from .commands.sweep import add_sweep
 from .core import HotsegError
 
 # %% ../nbs/950_cli.ipynb #2b612d18
@@ -19,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     "All verbs"
     top = argparse.ArgumentParser("hotseg", description="segmentation under haze, shift, weak labels, on hard pixels")
     verbs = top.add_subparsers(dest="verb", required=True)
-    for add in (add_run, add_data, add_results, add_bench): add(verbs)
+    for add in (add_run, add_sweep, add_data, add_results, add_bench): add(verbs)
     return top
 
 # %% ../nbs/950_cli.ipynb #1d704c74

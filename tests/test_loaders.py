@@ -64,7 +64,7 @@ def fingerprint(batches):
 
 def epoch_of(loaders, epoch):
     "Training batches of an epoch"
-    loaders.train.sampler.set_epoch(epoch)
+    loaders.train.set_epoch(epoch)
     return list(loaders.train)
 
 
@@ -137,7 +137,7 @@ def test_showing_a_batch_leaves_the_workers_epoch_alone():
 
 def test_an_epoch_left_early_does_not_spill_into_the_next():
     loaders = MAKERS["pairs"](workers=2)
-    loaders.train.sampler.set_epoch(0)
+    loaders.train.set_epoch(0)
     next(iter(loaders.train))
     assert fingerprint(epoch_of(loaders, 1)) == fingerprint(epoch_of(MAKERS["pairs"](), 1))
 

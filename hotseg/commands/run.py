@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['add_run', 'run_verb']
 
-# %% ../../nbs/944_commands.run.ipynb #a70a506a
-import json
+# %% ../../nbs/944_commands.run.ipynb #fd3963e1
+import contextlib, json, signal, sys, threading
 
 from .verb import add_verb, assignment
-from ..core import read_json
+from ..core import HotsegError, read_json
 
 # %% ../../nbs/944_commands.run.ipynb #a1dce533
 def add_run(
@@ -17,11 +17,13 @@ def add_run(
 ):
     "Add `hotseg run`"
     run = add_verb(verbs, "run", run_verb,
-                   "execute a training notebook into a run folder; repeat the command to resume",
+                   "execute a training notebook into a run folder; a run that stopped goes on with --resume NAME",
                    "hotseg run feedback --name haze0 -p data=camvid -p size=quick -p seed=0")
-    run.add_argument("notebook", help="name under nbs/runs, or a path")
+    run.add_argument("notebook", nargs="?", help="name under nbs/runs, or a path")
+    run.add_argument("--resume", metavar="NAME", help="go on with this run, as it was begun")
     run.add_argument("--name", help="run name; by default made of notebook, data, preset, size and seed")
     run.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", help="notebook parameter")
+    run.add_argument("--procs", type=int, metavar="N", help="processes that train as one: one a GPU; 1 by default")
     run.add_argument("--list", action="store_true", help="list the notebook's parameters and stop")
     run.add_argument("--json", action="store_true", help="end with the rows as JSON")
 
@@ -30,15 +32,44 @@ def run_verb(
     given,  # parsed arguments
 ):
     "hotseg run"
-    from hotseg.results import table
+    if given.resume: return _finish(given, *_resumed(given))
+    if not given.notebook: raise HotsegError("which notebook?", fix="hotseg run NOTEBOOK, or hotseg run --resume NAME")
     from hotseg.runs import execute, parameters_of, run_notebook
     accepted = parameters_of(run_notebook(given.notebook))
     if given.list: return print("\n".join(f"{n:16} {v!r:14} {h}" for n, (v, h) in accepted.items()))
     asked = dict(assignment(text) for text in given.parameter)
-    folder = execute(given.notebook, given.name or _name(given.notebook, asked, accepted), asked)
+    name = given.name or _name(given.notebook, asked, accepted)
+    _finish(given, name, lambda: execute(given.notebook, name, asked, procs=1 if given.procs is None else given.procs))
+
+def _resumed(given):
+    "Name and work of `--resume`"
+    from hotseg.runs import resume
+    if given.notebook or given.name or given.parameter:
+        raise HotsegError("a run goes on as it was begun", value=given.resume,
+                          fix="--resume NAME alone, or with --procs; for other parameters begin another run")
+    return given.resume, lambda: resume(given.resume, procs=given.procs)
+
+def _finish(given, name, work):
+    "Do it, then show the rows; whoever interrupts it is told how to go on"
+    from hotseg.results import table
+    try:
+        with _terminable(): folder = work()
+    except KeyboardInterrupt:
+        print(f"hotseg: interrupted; it goes on with: hotseg run --resume {name}", file=sys.stderr)
+        raise
     rows = read_json(folder/"metrics.json")
     if given.json: print(json.dumps(rows))
     else: print(f"\n{table(rows)}\n\n{_how_to_open(folder)}")
+
+@contextlib.contextmanager
+def _terminable():
+    "A polite request to end, as queues and containers send it, counts as Ctrl-C"
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try: yield
+    finally: signal.signal(signal.SIGTERM, before)
 
 def _name(notebook, asked, accepted):
     "A run name that says what the run is"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Turn', 'EpochSampler', 'planes', 'finish', 'Samples', 'file_of', 'tags_given', 'same_size', 'Changed', 'flip',
-           'image_tensor', 'map_tensor', 'label_tensor', 'DistortedPairs', 'DeviceLoader', 'loader_options',
+           'image_tensor', 'map_tensor', 'label_tensor', 'DistortedPairs', 'Batches', 'DeviceLoader', 'loader_options',
            'one_thread', 'SegLoaders', 'PairLoaders', 'pair_loaders', 'check_sets', 'join']
 
 # %% ../../nbs/123_data.loaders.ipynb #4116d00f
@@ -15,9 +15,10 @@ import cv2
 import numpy as np
 import torch
 from fastai.basics import DataLoaders
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler
 
 from ..core import HotsegError, default_device, numpy_rng, stable_seed, torch_rng
+from ..processes import share_of
 from ..show import overlay, panel, to_image
 
 # %% ../../nbs/123_data.loaders.ipynb #3d736fae
@@ -195,25 +196,70 @@ class DistortedPairs(Samples):
         light = _unit(clean[None]) if clean.dtype == torch.uint8 else clean[None]
         return self.turbulence.apply(light, self.sample(clean.shape[-2:], i, epoch))[0]
 
-# %% ../../nbs/123_data.loaders.ipynb #54be805d
+# %% ../../nbs/123_data.loaders.ipynb #10f95107
+class Batches(BatchSampler):
+    "A sampler's indices in batches; all of them, or a part"
+    def __init__(self,
+                 sampler,    # indices, one by one
+                 batch,      # how many a batch
+                 drop_last,  # leave out an incomplete one
+                ):
+        super().__init__(sampler, batch, drop_last)
+        self.part = slice(0, None), 0, 1
+
+    def __iter__(self):
+        numbers, rank, world = self.part
+        chosen = islice(super().__iter__(), numbers.start, numbers.stop)
+        if world == 1: return chosen
+        return ([batch[i] for i in share_of(len(batch), rank, world)] for batch in chosen)
+
 class DeviceLoader(DataLoader):
     "A torch DataLoader whose batches arrive finished on a device"
     device = "cpu"
+    def __init__(self,
+                 dataset,         # what the indices point into
+                 batch=1,         # samples a batch
+                 sampler=None,    # indices; 0, 1, 2, ... by default
+                 drop_last=False, # leave out an incomplete batch
+                 **options,       # for torch's DataLoader
+                ):
+        self.order = SequentialSampler(dataset) if sampler is None else sampler
+        own = dict(generator=torch.Generator())  # or each pass would draw from the training's random numbers
+        super().__init__(dataset, batch_sampler=Batches(self.order, batch, drop_last), **own | options)
 
     def to(self, device):
         "Where batches go from now on; fastai calls it"
         self.device = device
         return self
 
+    def set_epoch(self, epoch):
+        "Order and augmentation of the next batches"
+        for part in (self.order, self.dataset):
+            if hasattr(part, "set_epoch"): part.set_epoch(epoch)
+
     def __iter__(self):
         for batch in super().__iter__():
             yield finish(tuple(part.to(self.device, non_blocking=True) for part in batch))
+
+    def part(self,
+             first=0,    # number of the first batch
+             last=None,  # and of the one after the last; None: to the end
+             rank=0,     # which share of each batch ...
+             world=1,    # ... of how many; raises HotsegError when the batch cannot be shared equally
+            ):
+        "Some of an epoch's batches; those left out are not even read"
+        if self.batch_sampler.batch_size % world:
+            raise HotsegError("a batch cannot be shared equally", value=(self.batch_sampler.batch_size, world),
+                              fix="a batch size that the number of processes divides")
+        self.batch_sampler.part = slice(first, last), rank, world
+        try: yield from self
+        finally: self.batch_sampler.part = slice(0, None), 0, 1
 
     def first(self,
               n,  # samples
              ) -> tuple:  # of tensors on the CPU
         "The first samples of the epoch as one batch, made in this process"
-        return finish(self.collate_fn([self.dataset[i] for i in islice(self.sampler, n)]))
+        return finish(self.collate_fn([self.dataset[i] for i in islice(self.order, n)]))
 
 def loader_options(
     workers,     # worker processes

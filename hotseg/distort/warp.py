@@ -39,7 +39,7 @@ def _gather_bilinear(image, flow):
     x, y = _coordinates(flow)
     x, y = x.clamp(0, w - 1), y.clamp(0, h - 1)
     left, up = x.detach().floor(), y.detach().floor()
-    x0, y0, flat = left.long(), up.long(), image.flatten(2)
+    x0, y0, flat = left.nan_to_num(0).long(), up.nan_to_num(0).long(), image.flatten(2)
     x1, y1 = (x0 + 1).clamp(max=w - 1), (y0 + 1).clamp(max=h - 1)
     def pick(row, column): return flat.gather(2, (row * w + column).flatten(1)[:, None].expand_as(flat)).view_as(image)
     along_x, along_y = ((part)[:, None].to(image.dtype) for part in (x - left, y - up))
@@ -105,7 +105,7 @@ def _gather_nearest(image, flow):
     spot = (y.round().clamp(0, h - 1) * w + x.round().clamp(0, w - 1)) if h * w < 2**24 else \
         (y.double().round().clamp(0, h - 1) * w + x.round().clamp(0, w - 1))
     flat = image.flatten(2)
-    return flat.gather(2, spot.long().flatten(1)[:, None].expand_as(flat)).view_as(image)
+    return flat.gather(2, spot.nan_to_num(0).long().flatten(1)[:, None].expand_as(flat)).view_as(image)
 
 # %% ../../nbs/200_distort.warp.ipynb #1487e29e
 def constant_flow(

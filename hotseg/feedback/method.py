@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAITHFUL', 'WHY', 'FeedbackOptions', 'feedback_options', 'preset_table', 'scale_gradient', 'Round', 'FeedbackLoop',
            'Feedback', 'still', 'Restoration', 'feedback_method', 'segmentation_net', 'restoration_net',
-           'feedback_learner']
+           'feedback_learner', 'feedback_example', 'faithful_example', 'restoration_example']
 
 # %% ../../nbs/502_feedback.method.ipynb #61a1db64
 from dataclasses import asdict, dataclass, fields
@@ -15,12 +15,16 @@ import torch
 from torch import nn
 
 from ..core import HotsegError
-from .losses import GAMMAS, iterative_focal_loss, loop_weights
+from ..data.loaders import pair_loaders
+from ..data.scenes import StreetScenes
+from ..distort.turbulence import Turbulence
+from .losses import GAMMAS, iterative_focal_loss, loop_weights, weighter
 from .net import Restorer
 from ..losses import class_counts
 from ..models.erfnet import erfnet
 from ..models.unet import unet
-from ..train.learner import MeanIoU, Method, MethodLearner, adam_player, exponential
+from ..train.learner import MeanIoU, Method, MethodLearner, example
+from ..train.players import Player, adam_player, exponential
 
 # %% ../../nbs/502_feedback.method.ipynb #91f0b735
 @dataclass(frozen=True)
@@ -118,7 +122,8 @@ class FeedbackLoop(Method):
                  class_weights=None,  # (C,) tensor for CB-iFL; None: iFL
                 ):
         super().__init__(restorer=restorer, network=network)
-        self.options, self.class_weights = options or feedback_options(), class_weights
+        self.options = options or feedback_options()
+        self.class_weights = None if class_weights is None else weighter(class_weights)
         self.learns = [name for name, player in self.players.items() if player.optimiser]
 
     def look(self, distorted, change=None, image=None) -> Round:
@@ -242,3 +247,45 @@ def feedback_learner(
     weights = loop_weights(kind, class_counts(dls.train.dataset.items, len(dls.space)), dls.space)
     method = feedback_method(dls.space, preset, weights=weights, **kwargs)
     return MethodLearner(dls, method, metrics=[MeanIoU(dls.space)], cbs=cbs)
+
+# %% ../../nbs/502_feedback.method.ipynb #0a6e2a32
+def _tiny(method, workers, device, options):
+    "A learner of `method` on eight small streets; options are those of its players, or of MethodLearner"
+    train, valid = (StreetScenes(n, 0, split, 32, 64) for n, split in ((8, "train"), (4, "valid")))
+    own = {k: options.pop(k) for k in ("clip", "accumulate", "decay") if k in options}
+    for player in method.players.values(): vars(player).update(own)
+    loaders = pair_loaders(train, valid, Turbulence(1., 3.), batch=4, workers=workers, device=device)
+    return MethodLearner(loaders, method, metrics=[MeanIoU(train.space)], **options)
+
+@example("feedback")
+def feedback_example(
+    workers=0,           # of the loaders
+    device="cpu",        # where it trains
+    preset="corrected",  # corrected | faithful
+    **options,           # clip, accumulate, decay of both players; scale, cbs of the learner
+) -> MethodLearner:
+    "The feedback loop"
+    rates, weights = (2e-3, 2e-3), loop_weights("published", None, StreetScenes.space)
+    method = feedback_method(StreetScenes.space, preset, "smoke", rates, weights, iterations=2)
+    return _tiny(method, workers, device, options)
+
+@example("feedback, faithful")
+def faithful_example(
+    workers=0,     # of the loaders
+    device="cpu",  # where it trains
+    **options,     # as for `feedback_example`
+) -> MethodLearner:
+    "The loop as it was published: several updates of the restorer a batch, and dropout"
+    return feedback_example(workers, device, "faithful", **options)
+
+@example("restoration")
+def restoration_example(
+    workers=0,     # of the loaders
+    device="cpu",  # where it trains
+    **options,     # as for `feedback_example`
+) -> MethodLearner:
+    "A restorer alone, in front of a frozen net"
+    chosen = feedback_options()
+    frozen = Player(segmentation_net(StreetScenes.space, chosen, "smoke"), mode="eval")
+    restorer = adam_player(restoration_net(StreetScenes.space, chosen, "smoke"), 2e-3)
+    return _tiny(Restoration(restorer, frozen, chosen), workers, device, options)

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..metrics import Confusion, Evaluation
 from ..models.cost import count_macs
+from ..processes import share_of, sum_over, world
 
 # %% ../../nbs/404_train.evaluate.ipynb #e9f4d500
 @torch.no_grad()
@@ -23,19 +24,30 @@ def evaluate(
     groups=(),   # a name for each image in the loader's order (day, dusk): adds `by_group`, their mIoU apart
     without=(),  # class names: adds `miou_without`, the mIoU that leaves them out
 ) -> dict:    # `metrics.Evaluation` results, and `ms` an image (prediction alone)
-    "Score a predictor over a whole loader"
-    scores, spent, seen = Evaluation(space), 0., 0
+    "Score a predictor over a whole loader; several processes share the batches and get the same result"
+    scores, spent = Evaluation(space), torch.zeros(2, dtype=torch.float64)  # seconds, images
     parts = {name: Confusion(len(space)) for name in sorted(set(groups))}
-    for image, *_, target in loader:
+    for first, (image, *_, target) in _own_batches(loader):
         start = _now(image)
         logits = predict(image)
-        spent += _now(logits) - start
+        spent += torch.tensor([_now(logits) - start, len(image)])
         scores.add(logits, target)
-        for name, choice, truth in zip(groups[seen:], logits.argmax(1), target): parts[name].add(choice, truth)
-        seen += len(image)
-    apart = dict(by_group={name: part.miou() for name, part in parts.items()}) if parts else {}
+        for name, choice, truth in zip(groups[first:], logits.argmax(1), target): parts[name].add(choice, truth)
+    (seconds, images), scores = sum_over(spent).tolist(), scores.share()
+    apart = dict(by_group={name: part.share().miou() for name, part in parts.items()}) if parts else {}
     fewer = dict(miou_without=scores.miou_without(without)) if without else {}
-    return scores.results() | apart | fewer | dict(ms=1000 * spent / max(seen, 1))
+    return scores.results() | apart | fewer | dict(ms=1000 * seconds / max(images, 1))
+
+def _own_batches(loader):
+    "Number of the first image, and batch, of all batches that are this process' own"
+    if world() == 1: return _numbered(loader, 0)
+    mine = share_of(len(loader))
+    return _numbered(loader.part(mine.start, mine.stop), mine.start * loader.batch_sampler.batch_size)
+
+def _numbered(batches, seen):
+    for batch in batches:
+        yield seen, batch
+        seen += len(batch[0])
 
 def _now(tensor):
     "Seconds, once the tensor's device has caught up"
