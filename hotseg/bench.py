@@ -16,7 +16,7 @@ from .core import HotsegError, numpy_rng
 from .distort.warp import warp
 from .labels import CITYSCAPES, IGNORE
 from .metrics import Confusion
-from .runs import provenance
+from .folders import provenance
 
 # %% ../nbs/910_bench.ipynb #602e0632
 def race(

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from .core import HotsegError, Settings, inside, project_root, read_json, write_json
 from .folders import DYING, PLACES, Lock, refuse_other, status_of, writing
-from .folders import provenance  # noqa: F401  for room bench alone, which should ask folders
 from .processes import launch
 
 # %% ../nbs/900_runs.ipynb #19009f81
@@ -79,13 +78,14 @@ def _typed(name, value, default, notebook):
 
 # %% ../nbs/900_runs.ipynb #0d42739b
 def run_folder(
-    name,       # run name; folders inside folders are fine
+    name,       # run name
     runs=None,  # parent folder; settings decide by default
 ) -> Path:      # raises HotsegError on a name that is none, or climbs out
     "Where the run of this name lies"
     root = Settings.load(runs_root=runs).runs_root
     folder = inside(root, name)
     if folder == root: raise HotsegError("a run needs a name", value=name, fix="--name NAME")
+    if folder.parent != root: raise HotsegError("a run's name is one folder", value=name, fix="leave out '/'")
     return folder
 
 def _complete(source, given):

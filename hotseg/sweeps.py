@@ -387,12 +387,14 @@ def _on_workers(board, client, job, needs):
 
 def _able(client, needs):
     "Addresses of the workers that have what a run needs; raises RunFailed when nobody answers"
-    if client.status == "closed": raise _gone()
-    try: told = client.scheduler_info(n_workers=-1)
-    except TypeError: told = client.scheduler_info()  # before 2025 all workers were told of unasked
-    except OSError as e: raise _gone() from e
-    return {address for address, one in told["workers"].items()
-            if all(one["resources"].get(name, 0) >= amount for name, amount in needs.items())}
+    try: offers = client.run_on_scheduler(_offers) if client.status == "running" else None
+    except (OSError, TimeoutError): offers = None
+    if offers is None: raise _gone()
+    return {address for address, offer in offers.items() if all(offer.get(n, 0) >= needs[n] for n in needs)}
+
+def _offers(dask_scheduler):
+    "Address -> resources of each worker, as the scheduler knows them"
+    return {address: dict(worker.resources) for address, worker in dask_scheduler.workers.items()}
 
 def _gone():
     return RunFailed("the scheduler is gone", fix="repeat the command: what was running resumes")

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['peak_memory', 'optimiser_steps', 'LineLog', 'forget_epochs', 'EarlyStop']
 
-# %% ../../nbs/405_train.log.ipynb #0ff47295
-import json, math, resource, sys, time
+# %% ../../nbs/405_train.log.ipynb #28b8846a
+import json, math, sys, time
 from pathlib import Path
 
 import torch
@@ -15,10 +15,15 @@ from fastai.basics import Callback, CancelFitException
 from ..core import HotsegError, atomic_path
 from ..processes import rank, world
 
-# %% ../../nbs/405_train.log.ipynb #a0243a70
-def peak_memory() -> int:
+# %% ../../nbs/405_train.log.ipynb #4805fbd3
+try: import resource
+except ImportError: resource = None  # type: ignore[assignment]
+
+# %% ../../nbs/405_train.log.ipynb #85624831
+def peak_memory() -> int:  # 0 where the system does not say
     "Largest memory of this process so far, MiB; the GPU's if it was used"
     if torch.cuda.is_initialized(): return torch.cuda.max_memory_allocated() >> 20
+    if resource is None: return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == "darwin" else 10)
 
 def optimiser_steps(
@@ -29,11 +34,11 @@ def optimiser_steps(
 
 # %% ../../nbs/405_train.log.ipynb #312abf4d
 class LineLog(Callback):
-    "Plain progress lines to the screen and to files"
+    "Plain progress lines, and a record of every epoch"
     order = 60
     def __init__(self,
                  title="train",    # what is being trained
-                 folder=None,      # where log.txt and metrics.jsonl grow; none without it
+                 folder=None,      # where metrics.jsonl grows; none without it
                  every=5.,         # seconds between lines
                 ):
         self.title, self.folder, self.every, self.images = title, folder, every, 0
@@ -89,18 +94,14 @@ class LineLog(Callback):
         self.say(f"epoch {self.epoch + 1}/{self.n_epoch} done  " +
                  "  ".join(f"{n} {v:.4g}" for n, v in zip(names, values) if isinstance(v, float)))
         self.recent = []
-        if self.folder and rank() == 0: self._append("metrics.jsonl", json.dumps(record))
+        if self.folder and rank() == 0:
+            with open(f"{self.folder}/metrics.jsonl", "a", encoding="utf8") as f: f.write(json.dumps(record) + "\n")
         self._check()
 
     def say(self, text):
-        "One line, everywhere"
+        "One line; a run folder's log.txt has what its notebook prints"
         if rank(): return
-        line = f"[{self.title}] {text}"
-        print(line, flush=True)
-        if self.folder: self._append("log.txt", line)
-
-    def _append(self, name, line):
-        with open(f"{self.folder}/{name}", "a", encoding="utf8") as f: f.write(line + "\n")
+        print(f"[{self.title}] {text}", flush=True)
 
 def forget_epochs(
     path,      # metrics.jsonl
