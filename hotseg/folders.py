@@ -16,10 +16,9 @@ import torch
 from safetensors import SafetensorError
 
 from .core import HotsegError, project_root, read_json, write_json
-from .processes import agree, rank, world
+from .models.weights import load_weights, save_weights
+from .processes import agree, peak_memory, rank, world
 from .show import save_figure
-from .train.checkpoint import load_weights, save_weights
-from .train.log import peak_memory
 
 # %% ../nbs/895_folders.ipynb #19009f81
 try: import fcntl

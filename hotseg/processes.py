@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rank', 'world', 'join_processes', 'share_of', 'agree', 'gather_json', 'gather', 'sum_over', 'sum_with_gradient',
-           'mean_over', 'share_weights', 'launch', 'free_port']
+           'mean_over', 'share_weights', 'launch', 'free_port', 'peak_memory']
 
 # %% ../nbs/020_processes.ipynb #6cf89b8c
 import atexit, json, os, socket, subprocess, sys
@@ -13,6 +13,10 @@ import torch
 import torch.distributed as dist
 
 from .core import HotsegError
+
+# %% ../nbs/020_processes.ipynb #4805fbd3
+try: import resource
+except ImportError: resource = None  # type: ignore[assignment]
 
 # %% ../nbs/020_processes.ipynb #b707f723
 def rank() -> int:  # 0 .. world() - 1; 0 alone
@@ -133,3 +137,10 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
+
+# %% ../nbs/020_processes.ipynb #85624831
+def peak_memory() -> int:  # 0 where the system does not say
+    "Largest memory of this process so far, MiB; the GPU's if it was used"
+    if torch.cuda.is_initialized(): return torch.cuda.max_memory_allocated() >> 20
+    if resource is None: return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == "darwin" else 10)

@@ -33,7 +33,8 @@ def sweep_verb(
     given,  # parsed arguments
 ):
     "hotseg sweep; exits with 1 when a row failed"
-    from hotseg.sweeps import read_sweep, report, run_sweep
+    from hotseg.matrix import read_sweep
+    from hotseg.sweeps import report, run_sweep
     out = sys.stderr if given.json else sys.stdout
     def tell(line): print(line, file=out, flush=True)
     told = (report(read_sweep(given.spec)) if given.list else

@@ -14,7 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hotseg.core import HotsegError
 from hotseg.processes import join_processes, launch
 from hotseg.train.checkpoint import fit_resumable
-from hotseg.train.log import LineLog, peak_memory
+from hotseg.processes import peak_memory
+from hotseg.train.log import LineLog
 from hotseg.train.track import Track
 
 
