@@ -26,7 +26,7 @@ test: install
 	$(BIN)/ruff check hotseg tests nbs
 	$(BIN)/mypy hotseg
 	$(BIN)/python -m hotseg.docs --check
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 # On a machine with an NVIDIA GPU: parity with the CPU, and a short training of every method
 test-gpu: install

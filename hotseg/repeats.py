@@ -44,9 +44,13 @@ def plan_repeat(
     if (folder/"metrics.json").exists():
         raise HotsegError("this repetition has been done", path=folder, fix="another --name, or delete the folder")
     given = dict(first["parameters"])
-    if not given.get("device", True) and str(first.get("device")).startswith("cpu"): given["device"] = "cpu"
+    if not given.get("device", True) and str(_first(first.get("device"))).startswith("cpu"): given["device"] = "cpu"
     if not at_commit: _still_accepted(given, run_notebook(notebook))
     return Repeat(rows, name, str(notebook), given, at_commit)
+
+def _first(told):
+    "The value, or the first of those that several trainings had"
+    return told[0] if isinstance(told, list) else told
 
 def _still_accepted(given, notebook):
     "Raise HotsegError when the notebook has lost a parameter"
@@ -61,8 +65,8 @@ def repeat(
     root=None,  # top of the checkout
 ) -> list:      # the new rows; raises RunFailed when the run fails
     "Train recorded rows again"
-    found, procs = Settings.load(runs_root=runs), plan.rows[0].get("procs", 1)
-    with _environment(OMP_NUM_THREADS=plan.rows[0].get("threads")):
+    found, procs = Settings.load(runs_root=runs), _first(plan.rows[0].get("procs", 1))
+    with _environment(OMP_NUM_THREADS=_first(plan.rows[0].get("threads"))):
         if plan.at_commit: _execute_old(plan, found, Path(root or project_root()), procs)
         else: execute(plan.notebook, plan.name, plan.given, found.runs_root, procs)
     return read_json(found.runs_root/plan.name/"metrics.json")

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from .core import HotsegError, Settings, inside
-from .folders import refuse_other, status_of
+from .folders import GOING_ON, is_held, refuse_other, status_of
 from .matrix import Sweep, read_sweep
 from .runs import RunFailed, execute, run_notebook
 
@@ -25,12 +25,13 @@ def row_states(
 ) -> dict:      # row name -> done | running | stopped | failed | starting | missing | other parameters
     "How far each row is"
     root = Settings.load(runs_root=runs).runs_root
-    return {row.name: _state(inside(root, row.name), sweep.defaults | row.parameters) for row in sweep.rows()}
+    return {row.name: _state(inside(root, row.name), sweep.defaults | row.parameters, sweep.defaults)
+            for row in sweep.rows()}
 
-def _state(folder, parameters):
+def _state(folder, parameters, defaults):
     "How far one row is"
     if not (folder/"run.json").is_file(): return "missing"
-    try: refuse_other(folder, parameters)
+    try: refuse_other(folder, parameters, defaults)
     except HotsegError: return "other parameters"
     return status_of(folder)
 
@@ -84,8 +85,9 @@ class Board:
         self.tell(f"[sweep] {name} lost its worker: the next one resumes it")
 
     def finish(self, name, why=""):
-        "It is done, or it failed: why"
-        self.place[name] = "failed" if why else "done"
+        "It is done, or somebody else makes it, or it failed: why"
+        self.place[name] = "elsewhere" if why == GOING_ON else "failed" if why else "done"
+        if why == GOING_ON: return self.tell(f"[sweep] {name} runs elsewhere: left to who runs it")
         if why: self.why[name] = why; self.tell(f"[sweep] {name} failed: {why}")
         elif name in self.began: self.took.append(time.monotonic() - self.began[name])
         self.tell(f"[sweep] {self}")
@@ -100,7 +102,9 @@ class Board:
         count = Counter(self.place.values())
         left = self.left()
         return (f"{count['done']}/{len(self.rows) - count['left out']} done, {count['running']} running, "
-                f"{count['failed']} failed, {count['waiting']} waiting" + f", left {in_words(left)}" * (left > 0))
+                f"{count['failed']} failed, {count['waiting']} waiting"
+                + f", {count['elsewhere']} elsewhere" * bool(count["elsewhere"])
+                + f", left {in_words(left)}" * (left > 0))
 
 def in_words(
     seconds,  # from 0
@@ -130,9 +134,9 @@ def run_row(
 
 def _settled(folder):
     "The run's state, once no dying kernel holds it"
-    for _ in range(PATIENCE):
+    for seconds in range(PATIENCE):
         state = status_of(folder) if (folder/"run.json").is_file() else "missing"
-        if state not in ("starting", "running"): break
+        if state not in ("starting", "running") or (seconds > 2 and is_held(folder/".command")): break
         time.sleep(1)
     return state
 
@@ -172,7 +176,7 @@ def _cluster(distributed, workers, needs):
     each = dict(nthreads=1, memory_limit=0, resources=needs, **quiet)
     envs = enumerate(_shares(workers, needs))
     spec = {i: dict(cls=distributed.Nanny, options=each | dict(env=env)) for i, env in envs}
-    options = dict(host="127.0.0.1", port=0, dashboard=False)
+    options = dict(host="127.0.0.1", port=0, dashboard=False, dashboard_address="127.0.0.1:0")
     return distributed.SpecCluster(spec, dict(cls=distributed.Scheduler, options=options), **quiet)
 
 def _shares(workers, needs):

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from fastai.basics import Callback
 
 from hotseg.core import HotsegError
 from hotseg.train.checkpoint import (Progress, checkpoints, fit_resumable, load_checkpoint, newest_readable,
-                                     save_checkpoint)
-from hotseg.train.learner import EXAMPLES, Method, every_example
+                                     save_checkpoint, training_tensors)
+from hotseg.train.learner import EXAMPLES, Method, every_example, synth_learner, synth_loaders
+from hotseg.train.log import EarlyStop
+from hotseg.train.players import adam_player
 
 HERE = Path(__file__).parent
 
@@ -99,10 +102,78 @@ def test_another_methods_checkpoint_is_refused(tmp_path):
 
 
 def test_a_training_that_stopped_early_stays_stopped(tmp_path):
-    from hotseg.train.log import EarlyStop
     epochs = []
     for _ in range(2):
         learn = EXAMPLES["segmentation"](cbs=EarlyStop(1, least=1000.))
         quiet_fit(learn, tmp_path, 9)
         epochs.append(newest_readable(tmp_path).name)
     assert epochs == ["epoch-00002-batch-0000000"] * 2
+
+
+def poisoned(batches):
+    "A callback that turns some batches of an epoch into NaN"
+    class Poison(Callback):
+        order = 90
+        def before_batch(self):
+            if self.training and self.iter in batches: self.learn.xb = tuple(x * float("nan") for x in self.xb)
+    return Poison()
+
+
+@pytest.mark.parametrize("batches", [(0,), (0, 2), (3,)])
+def test_bad_batches_spoil_neither_weights_nor_averages(batches):
+    learn = EXAMPLES["segmentation"](decay=.9, cbs=poisoned(batches))
+    with learn.no_bar(), learn.no_logging(): learn.fit(2)
+    tensors = training_tensors(learn)
+    assert all(t.isfinite().all() for part in ("player.network", "average.network") for t in tensors[part].values())
+    assert learn.method.skipped == 2 * len(batches)
+
+
+class OutOfStep(Method):
+    "Two players that accumulate, one of which begins a batch later"
+    def __init__(self, **players):
+        super().__init__(**players)
+        self.seen = 0
+
+    def step(self, batch):
+        self.seen += 1
+        for name in ("early", "late")[:self.seen]:
+            self.update(self.modules[name](batch).square().mean() * 2e4, name)
+        return torch.zeros(())
+
+
+def test_players_out_of_step_share_a_loss_factor():
+    "Overflow in fp16 halves the factor however the players accumulate, and both learn in the end"
+    torch.manual_seed(0)
+    nets = {name: torch.nn.Linear(4, 4) for name in ("early", "late")}
+    method = OutOfStep(**{name: adam_player(net, 1e-3, accumulate=2) for name, net in nets.items()})
+    method.loss_factor.on = True
+    before = {name: net.weight.detach().clone() for name, net in nets.items()}
+    with torch.autocast("cpu", torch.float16):
+        for batch in torch.randn(64, 8, 4):
+            method.step(batch)
+            method.settle()
+    assert all((net.weight != before[name]).any() for name, net in nets.items())
+    assert method.loss_factor.factor < 2**16 and method.skipped < 40
+
+
+def test_two_stoppers_of_one_kind_keep_their_own_state(tmp_path):
+    def learner(): return EXAMPLES["segmentation"](cbs=[EarlyStop(5, "miou"), EarlyStop(5, "valid_loss")])
+    first, second = learner(), learner()
+    quiet_fit(first, tmp_path, 2)
+    quiet_fit(second, tmp_path, 2)
+    def bests(learn): return [cb.best for cb in learn.cbs if isinstance(cb, EarlyStop)]
+    assert bests(first) == bests(second) and bests(first)[0] != bests(first)[1]
+
+
+def test_an_epoch_of_another_length_is_refused(tmp_path):
+    quiet_fit(EXAMPLES["segmentation"](), tmp_path)
+    other = synth_learner(.05, EXAMPLES["segmentation"]().model["network"], synth_loaders(batch=16))
+    with pytest.raises(HotsegError, match="another length"): quiet_fit(other, tmp_path, 2)
+
+
+def test_a_learner_that_is_done_can_be_fitted_again(tmp_path):
+    learn = EXAMPLES["segmentation"]()
+    quiet_fit(learn, tmp_path, 2)
+    quiet_fit(learn, tmp_path, 2)
+    with learn.no_bar(), learn.no_logging(): learn.fit(3)
+    assert len(learn.recorder.values) == 3

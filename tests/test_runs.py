@@ -182,12 +182,14 @@ def test_parameters_reach_the_kernel(finished):
 
 
 def test_a_finished_run_repeats_in_seconds_with_equal_numbers(finished):
-    _, folder = finished
-    before = numbers(folder)
+    "The rows are shown again; they stay those of the code and the machine that made them"
+    called, folder = finished
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file() and p.name[0] != "."}
     again = hotseg("run", "feedback", "--name", "smoke", "-p", "seed=7", runs=folder.parent)
-    assert again.returncode == 0, again.stderr
+    assert again.returncode == 0 and "done already" in again.stderr and f"delete {folder}" in again.stderr
     assert "[clean] epoch" not in again.stdout, "nothing is trained twice"
-    assert numbers(folder) == before
+    assert again.stdout.strip() in called.stdout, "the same table"
+    assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in before}
 
 
 def test_a_folder_is_one_experiment(finished):
@@ -386,6 +388,33 @@ def test_missing_data_names_what_was_looked_for(tmp_path):
     assert (tmp_path/"x/notebook.ipynb").exists(), "the executed notebook is kept"
 
 
+def test_a_mistake_does_not_take_the_name(lesson, tmp_path):
+    "A run that failed before it had made anything gives its name to the corrected command"
+    folder = tmp_path/"bad"
+    (folder/"state/one").mkdir(parents=True)
+    (folder/"run.json").write_text(json.dumps(dict(status="failed", commits=["older"], parameters=dict(seed=8))))
+    called = hotseg("run", lesson, "--name", "bad", "-p", "seed=7", runs=tmp_path)
+    assert called.returncode == 0, called.stderr
+    assert record(folder)["parameters"]["seed"] == 7 and "older" not in record(folder)["commits"]
+
+
+def test_outside_the_checkout_the_way_in_is_told(tmp_path):
+    called = subprocess.run([COMMAND, "run", "segment"], cwd=tmp_path, capture_output=True, text=True)
+    assert called.returncode == 2 and "inside the checkout" in called.stderr
+
+
+def test_an_average_without_its_weights_is_not_made_up(tmp_path):
+    "The network is there and its average is not: the run says so instead of scoring an untrained net"
+    words = ["segment", "--name", "mean", "-p", "average=0.9"]
+    folder = tmp_path/"mean"
+    assert hotseg("run", *words, runs=tmp_path).returncode == 0
+    row = json.loads((folder/"metrics.json").read_text())[1]
+    assert row["arm"] == "segment, averaged" and isinstance(row["threads"], int) and row["procs"] == 1
+    for path in (folder/"metrics.json", *folder.glob("models/segment_averaged.*")): path.unlink()
+    again = hotseg("run", *words, runs=tmp_path)
+    assert again.returncode == 1 and "the averaged weights are gone" in again.stderr
+
+
 def test_a_notebook_without_its_tag_is_refused(tmp_path):
     notebook = json.loads((ROOT/"nbs/runs/feedback.ipynb").read_text())
     for cell in notebook["cells"]: cell["metadata"] = {}
@@ -411,3 +440,17 @@ def test_bench_prints_what_it_promises(area, tmp_path):
     for row in measured["rows"]:
         assert set(row) == {"name", "value", "unit", "peer", "peer_value", "ratio"}
         assert row["ratio"] == pytest.approx(row["value"] / row["peer_value"])
+
+
+def test_a_kernel_that_never_began_is_given_another_port(tmp_path, monkeypatch):
+    "A port that was free a moment ago may be taken: nothing has been executed, so it is tried again"
+    import papermill
+    from hotseg import runs
+    tries = []
+
+    def start(*args, **kwargs):
+        tries.append(1)
+        if len(tries) < 3: raise RuntimeError("Kernel died before replying to kernel_info")
+
+    monkeypatch.setattr(papermill, "execute_notebook", start)
+    assert runs._perform(tmp_path/"any.ipynb", tmp_path, {}) is None and len(tries) == 3

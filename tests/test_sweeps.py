@@ -14,6 +14,7 @@ import pytest
 from distributed import LocalCluster
 
 from hotseg.core import HotsegError, read_json
+from hotseg.folders import Lock
 from hotseg.matrix import read_sweep
 from hotseg.sweeps import row_states, run_sweep
 
@@ -190,6 +191,17 @@ def test_other_parameters_in_a_folder_stop_the_sweep(battered):
     other = path.with_name("other.toml")
     other.write_text(MATRIX + "[parameters]\npause = 0.2\n")
     with pytest.raises(HotsegError, match="other parameters"): run_sweep(other, runs=path.parent/"runs", workers=0)
+
+
+def test_a_row_of_another_sweep_is_left_to_it(tmp_path):
+    "Neither made twice nor failed; what is free is made"
+    path, said = spec(tmp_path, MATRIX.replace(", 2, 3", "") + "[parameters]\npause = 0.0\n"), []
+    (tmp_path/"runs/good-s0").mkdir(parents=True)
+    other = Lock(tmp_path/"runs/good-s0/.command").hold()
+    told = run_sweep(path, workers=0, runs=tmp_path/"runs", tell=said.append)
+    other.release()
+    assert (told["missing"], told["failed"], told["exist"]) == (["good-s0"], {}, 1)
+    assert any("good-s0 runs elsewhere" in line for line in said) and not (tmp_path/"runs/good-s0/run.json").exists()
 
 
 def test_ctrl_c_stops_and_says_how_to_go_on(tmp_path):

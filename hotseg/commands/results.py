@@ -76,7 +76,14 @@ def list_action(
     facts = list_runs(given.family, given.runs, given.arm)
     if given.json: return print(json.dumps(facts))
     asked = given.columns.split(",") if given.columns else None
-    print(runs_table(facts, asked) if facts else "no runs yet: hotseg run feedback --name first")
+    print(runs_table(facts, asked) if facts else _none(given))
+
+def _none(given):
+    "Why a list is empty"
+    from hotseg.results import list_runs
+    families = sorted({f["family"] for f in list_runs(None, given.runs) if f.get("family")})
+    if families: return f"no runs of family '{given.family}'; there are: {', '.join(families)}"
+    return "no runs yet: hotseg run feedback --name first"
 
 def compare_action(
     given,  # parsed arguments

@@ -52,12 +52,16 @@ def _resumed(given):
 def _finish(given, name, work):
     "Do it, then show the rows; whoever interrupts it is told how to go on"
     from hotseg.results import table
+    from hotseg.runs import is_done, run_folder
+    before = is_done(run_folder(name))
     try:
         with _terminable(): folder = work()
     except KeyboardInterrupt:
         print(f"hotseg: interrupted; it goes on with: hotseg run --resume {name}", file=sys.stderr)
         raise
     rows = read_json(folder/"metrics.json")
+    if before: print(f"hotseg: {name} is done already; to make it again, delete {folder} or give another --name",
+                     file=sys.stderr)
     if given.json: print(json.dumps(rows))
     else: print(f"\n{table(rows)}\n\n{_how_to_open(folder)}")
 

@@ -248,12 +248,14 @@ class DeviceLoader(DataLoader):
              world=1,    # ... of how many; raises HotsegError when the batch cannot be shared equally
             ):
         "Some of an epoch's batches; those left out are not even read"
-        if self.batch_sampler.batch_size % world:
-            raise HotsegError("a batch cannot be shared equally", value=(self.batch_sampler.batch_size, world),
-                              fix="a batch size that the number of processes divides")
-        self.batch_sampler.part = slice(first, last), rank, world
+        batches = self.batch_sampler
+        rest = 0 if batches.drop_last else len(self.order) % batches.batch_size
+        if batches.batch_size % world or rest % world:
+            raise HotsegError("a batch cannot be shared equally", value=(batches.batch_size, rest, world),
+                              fix="a batch size that the number of processes divides, and drop_last=True")
+        batches.part = slice(first, last), rank, world
         try: yield from self
-        finally: self.batch_sampler.part = slice(0, None), 0, 1
+        finally: batches.part = slice(0, None), 0, 1
 
     def first(self,
               n,  # samples

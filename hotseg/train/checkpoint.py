@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ..core import HotsegError, atomic_folder, read_json
+from ..data.loaders import DeviceLoader
 from ..models.weights import check_weights, read_safetensors
 from ..processes import agree, rank
 from .players import Average
@@ -39,9 +40,9 @@ def training_tensors(
     for name, player in method.players.items():
         state |= {f"gradient.{name}.{k}": p.grad for k, p in player.module.named_parameters() if p.grad is not None}
         if player.optimiser: state |= _moments(player.optimiser, f"optimiser.{name}")
-    loss = learner.recorder.smooth_loss
-    state |= dict(skipped=method.skipped, loss=loss.total,
-                  factor=method.loss_factor.factor, good=method.loss_factor.good)
+        state[f"refused.{name}"] = torch.as_tensor(player.refused)
+    loss, factor = learner.recorder.smooth_loss, method.loss_factor
+    state |= dict(loss=loss.total, factor=factor.factor, good=factor.good)
     averages = {f"average.{n}": p.average.module.state_dict() for n, p in method.players.items() if p.average}
     files = {f"player.{n}": m.state_dict() for n, m in method.modules.items()} | averages | dict(state=state)
     return {stem: {k: v.detach().cpu().contiguous().clone() for k, v in file.items()} for stem, file in files.items()}
@@ -62,17 +63,21 @@ def training_words(
 ) -> dict:     # JSON values
     "Everything of a training that is not a tensor"
     players = {name: dict(calls=p.calls, moves=p.average.moves if p.average else 0,
-                          groups=p.optimiser.state_dict()["param_groups"] if p.optimiser else None)
+                          optimiser=_kind(p.optimiser),
+                   groups=p.optimiser.state_dict()["param_groups"] if p.optimiser else None)
                for name, p in learner.method.players.items()}
     numpy = np.random.get_state(legacy=False)
-    return dict(format=1, progress=asdict(progress), players=players, loss_count=learner.recorder.smooth_loss.count,
-                method=learner.method.state(), random_base=learner.random_base,
-                callbacks={cb.name: cb.state() for cb in _remembering(learner)},
+    return dict(format=1, progress=asdict(progress), batches=len(learner.dls.train), players=players,
+                loss_count=learner.recorder.smooth_loss.count, method=learner.method.state(),
+                random_base=learner.random_base, callbacks={name: cb.state() for name, cb in _remembering(learner)},
                 random=dict(python=random.getstate(), numpy=numpy | dict(state=_listed(numpy["state"]))))
 
+def _kind(optimiser): return type(optimiser).__name__ if optimiser else None
+
 def _remembering(learner):
-    "Callbacks that want their state kept"
-    return [cb for cb in learner.cbs if hasattr(cb, "state") and hasattr(cb, "restore")]
+    "Callbacks that want their state kept, under a name each"
+    found = [cb for cb in learner.cbs if hasattr(cb, "state") and hasattr(cb, "restore")]
+    return [(f"{cb.name} {[other.name for other in found[:i]].count(cb.name)}", cb) for i, cb in enumerate(found)]
 
 def _listed(state): return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in state.items()}
 
@@ -97,7 +102,8 @@ def save_checkpoint(
     except (OSError, SafetensorError) as e:
         raise HotsegError("the checkpoint cannot be written", path=path, value=str(e),
                           fix="make room, or set HOTSEG_RUNS to another folder; older checkpoints are there") from None
-    for old in checkpoints(folder)[:-2]: shutil.rmtree(old, ignore_errors=True)
+    for old in checkpoints(folder)[:-2]:
+        shutil.rmtree(old.rename(old.with_name(f".{old.name}.old")), ignore_errors=True)
     return path
 
 def read_checkpoint(
@@ -127,18 +133,27 @@ def load_checkpoint(
 ) -> Progress:  # raises HotsegError, with the learner untouched, when it is damaged or another training's
     "Put a training back where it was"
     (tensors, words), method = read_checkpoint(path), learner.method
-    if set(words["players"]) != set(method.players):
-        raise HotsegError("these are other players", path=path, value=sorted(words["players"]),
-                          fix=f"this training has {', '.join(method.players)}")
+    _same_training(learner, words, path)
     for name, player in method.players.items(): check_weights(player.module, tensors[f"player.{name}"], path)
     for name, player in method.players.items(): _restore_player(name, player, tensors, words["players"][name])
     _restore_engine(learner, tensors["state"], words)
     _restore_random(tensors["state"], words["random"])
     return Progress(**words["progress"])
 
+def _same_training(learner, words, path):
+    "Raise unless players, optimisers and the length of an epoch are those of this training"
+    held = {name: p["optimiser"] for name, p in words["players"].items()}
+    own = {name: _kind(player.optimiser) for name, player in learner.method.players.items()}
+    if held != own: raise HotsegError("these are other players, or other optimisers", path=path, value=held,
+                                      fix=f"this training has {own}")
+    if words["batches"] != len(learner.dls.train):
+        raise HotsegError("an epoch had another length", path=path, value=(words["batches"], len(learner.dls.train)),
+                          fix="the same images and batch size, or delete the folder to train from the start")
+
 def _restore_player(name, player, tensors, words):
     "Weights, average, moments and gradients of one player"
     state, player.calls = tensors["state"], words["calls"]
+    player.refused = state[f"refused.{name}"].to(next(player.module.parameters()).device)
     player.module.load_state_dict(tensors[f"player.{name}"])
     if words["moves"]:
         player.average = Average(player.module, player.decay)
@@ -156,10 +171,8 @@ def _restore_player(name, player, tensors, words):
 def _restore_engine(learner, state, words):
     "Loss factor, counters, running loss, and what method and callbacks kept"
     method, loss = learner.method, learner.recorder.smooth_loss
-    method.skipped = state["skipped"]
     method.loss_factor.factor, method.loss_factor.good = state["factor"], state["good"]
     method.restore(words["method"])
-    learner.random_base = words["random_base"]
     loss.total, loss.count = state["loss"], words["loss_count"]
 
 def _restore_random(state, words):
@@ -188,7 +201,8 @@ class KeepCheckpoint(Callback):
 
     def after_batch(self):
         due = time.monotonic() - self.last >= self.every
-        if self.training and rank() == 0 and due: self._save(self.epoch, self.iter + 1)
+        able = isinstance(self.learn.dls.train, DeviceLoader)  # another loader cannot begin in the middle of an epoch
+        if self.training and rank() == 0 and due and able: self._save(self.epoch, self.iter + 1)
 
     def after_epoch(self):
         if rank() == 0: self._save(self.epoch + 1, 0)
@@ -214,6 +228,7 @@ def fit_resumable(
     epochs,   # epochs in all
     path,     # folder of this training's checkpoints
     every=60.,  # seconds between checkpoints
+    cbs=(),   # callbacks of this training
 ) -> float:   # seconds of training, those before a stop included
     "Train to `epochs`, from the newest checkpoint if there is one"
     folder = Path(path)
@@ -221,11 +236,17 @@ def fit_resumable(
     learner.model.to(learner.dls.device)
     name = agree(newest_readable(folder).name if rank() == 0 and checkpoints(folder) else None)
     progress = load_checkpoint(learner, folder/name) if name else Progress()
-    learner.first_epoch, learner.first_batch = progress.epoch, progress.batch
-    states: Any = read_json(folder/name/"state.json")["callbacks"] if name else {}
-    for cb in _remembering(learner): cb.restore(states.get(cb.name, {}))
-    if progress.epoch >= epochs or any(getattr(cb, "stopped", False) for cb in learner.cbs): return progress.seconds
-    loss, keep = learner.recorder.smooth_loss, KeepCheckpoint(folder, every, progress)
+    words: Any = read_json(folder/name/"state.json") if name else {}
+    with learner.added_cbs(list(cbs)): return _go_on(learner, epochs, KeepCheckpoint(folder, every, progress), words)
+
+def _go_on(learner, epochs, keep, words):
+    "Train what is left; seconds in all"
+    progress, loss, states = keep.progress, learner.recorder.smooth_loss, words.get("callbacks", {})
+    learner.stand_at(progress.epoch, progress.batch, words.get("random_base"))
+    for name, cb in _remembering(learner): cb.restore(states.get(name, {}))
+    if progress.epoch >= epochs or any(getattr(cb, "stopped", False) for cb in learner.cbs):
+        learner.stand_at(0, 0)
+        return progress.seconds
     learner.fit(epochs, cbs=[keep, _RunningLoss(loss.total, loss.count)])
     return keep.seconds
 

@@ -151,8 +151,8 @@ def fit(
 ) -> float: # seconds of training
     "Train with plain progress lines, resuming if there is a state to resume from"
     about = run.parameters if track else None
-    learner.add_cbs([LineLog(title, run.folder), *trackers(track, title, run.folder, about)])
-    with learner.no_bar(), learner.no_logging(): seconds = fit_resumable(learner, epochs, run.folder/"state"/title)
+    cbs, state = [LineLog(title, run.folder), *trackers(track, title, run.folder, about)], run.folder/"state"/title
+    with learner.no_bar(), learner.no_logging(): seconds = fit_resumable(learner, epochs, state, cbs=cbs)
     learner.model.eval()
     return seconds
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Clock', 'constant', 'exponential', 'warm_cosine', 'Player', 'adam_player', 'Players', 'guarded_step', 'lay_out',
-           'LossFactor', 'apply_gradients', 'Average', 'averaged']
+           'LossFactor', 'apply_gradients', 'Average', 'averaged', 'KeptStatistics', 'PlayersOptimiser']
 
 # %% ../../nbs/400_train.players.ipynb #80ea65ff
 import math
@@ -63,11 +63,17 @@ class Player:
     accumulate: int = 1                             # updates that share one optimiser step
     decay: float = 0.                               # of the moving average of the weights; 0: none is kept
     calls: int = field(default=0, repr=False)       # updates so far
+    refused: Any = field(default=0, repr=False)     # steps refused by the guard; a tensor on the device
     average: Any = field(default=None, repr=False)  # Average, from the first step on
 
     def parameters(self):
         "What the optimiser may move"
         return [p for p in self.module.parameters() if p.requires_grad]
+
+    @property
+    def steps(self):
+        "Steps of the optimiser so far, refused ones counted"
+        return self.calls // self.accumulate
 
     def follow(self,
                bad,  # bool tensor: the step was refused
@@ -177,10 +183,10 @@ def apply_gradients(
     player,  # Player whose gradients are there
     clock,   # Clock, for the rate
     loss_factor,  # LossFactor that the loss was multiplied with
-) -> torch.Tensor:  # bool: the step was refused, for its gradients were not finite
-    "Average over processes, unscale, guard, clip, step, move the average, zero"
+) -> torch.Tensor | None:  # bool: the step was refused, for its gradients were not finite; None: there were none
+    "Average over processes, unscale, guard, clip, step, zero"
     grads = [p.grad for p in player.parameters() if p.grad is not None]
-    if not grads: return torch.tensor(False)
+    if not grads: return None
     _average_over_processes(grads)
     shrink = 1 / loss_factor.factor if loss_factor.on else 1.
     norm = nn.utils.get_total_norm(grads) * shrink
@@ -189,7 +195,7 @@ def apply_gradients(
     if torch.is_tensor(shrink): torch._foreach_mul_(grads, shrink)
     player.set_rate(clock)
     guarded_step(player.optimiser, bad)
-    if player.decay: player.follow(bad)
+    player.refused = player.refused + bad.long()
     player.optimiser.zero_grad(set_to_none=True)
     return bad
 
@@ -214,11 +220,14 @@ class Average:
             ):
         "One step after it"
         self.moves += 1
-        share = torch.where(bad, 0., 1 - min(self.decay, (1 + self.moves) / (10 + self.moves)))
-        ours, theirs = (list(m.state_dict().values()) for m in (self.module, module))
-        for old, new in zip(ours, theirs):
-            if old.is_floating_point(): old.lerp_(new.detach(), share.to(old.dtype))
-            else: old.copy_(new)
+        share = 1 - min(self.decay, (1 + self.moves) / (10 + self.moves))
+        for old, new in zip(_own_tensors(self.module), _own_tensors(module)):
+            moved = old.lerp(new, share) if old.is_floating_point() else new
+            old.copy_(torch.where(bad, old, moved))
+
+def _own_tensors(module):
+    "Weights and buffers, those that layers share once"
+    return [x.detach() for x in (*module.parameters(), *module.buffers())]
 
 @contextmanager
 def averaged(
@@ -234,6 +243,43 @@ def averaged(
 @torch.no_grad()
 def _swap(one, other):
     "Exchange what two modules of one kind hold"
-    for a, b in zip(one.state_dict().values(), other.state_dict().values()):
+    for a, b in zip(_own_tensors(one), _own_tensors(other)):
         held = a.clone()
         a.copy_(b); b.copy_(held)
+
+# %% ../../nbs/400_train.players.ipynb #9612eeac
+class KeptStatistics:
+    "The last finite running statistics of a module"
+    def __init__(self,
+                 module,  # looked after
+                ):
+        self.buffers = [b for b in module.buffers() if b.is_floating_point() and b.isfinite().all()]
+        if not self.buffers: return
+        self.sizes = [b.numel() for b in self.buffers]
+        self.repeats = torch.tensor(self.sizes, device=self.buffers[0].device)
+        self.kept = self._packed()
+
+    def _packed(self): return torch.cat([b.flatten() for b in self.buffers])
+
+    def mend(self):
+        "Put back the statistics that a batch has spoilt; a mask of infinities was never one"
+        if not self.buffers: return
+        good = torch.stack(torch._foreach_norm(self.buffers)).isfinite()
+        good = good.repeat_interleave(self.repeats, output_size=len(self.kept))
+        self.kept = torch.where(good, self._packed(), self.kept)
+        parts = [part.view_as(b) for part, b in zip(self.kept.split(self.sizes), self.buffers)]
+        torch._foreach_copy_(self.buffers, parts)
+
+# %% ../../nbs/400_train.players.ipynb #22ad55d1
+class PlayersOptimiser:
+    "What fastai's callbacks ask of an optimiser, answered from the players'"
+    def __init__(self, method): self.method = method
+
+    @property
+    def hypers(self):
+        "A dict a player, with the current learning rate"
+        return [dict(lr=p.rate(self.method.clock)) for p in self.method.players.values() if p.optimiser]
+
+    def set_hypers(self, **kwargs): "Rates belong to the players: nothing to set"
+    def zero_grad(self): "`update` zeroes gradients itself"
+    def clear_state(self): "Nothing is kept here"

@@ -53,8 +53,13 @@ class SyncNorm(nn.SyncBatchNorm):
     def _alone(self, x):
         "As nn.BatchNorm has it"
         if self.training and self.num_batches_tracked is not None: self.num_batches_tracked.add_(1)
-        running = self.running_mean, self.running_var
-        return F.batch_norm(x, *running, self.weight, self.bias, self.training, self.momentum, self.eps)
+        running, own = (self.running_mean, self.running_var), self.training or self.running_mean is None
+        return F.batch_norm(x, *running, self.weight, self.bias, own, self._pace(), self.eps)
+
+    def _pace(self):
+        "Share of the new in the running statistics; a plain mean without momentum"
+        if self.momentum is not None or self.num_batches_tracked is None: return self.momentum or 0.
+        return 1 / max(1, int(self.num_batches_tracked))
 
     def _together(self, x):
         "Mean first, then the spread around it: two exchanges"
@@ -71,8 +76,8 @@ class SyncNorm(nn.SyncBatchNorm):
         "Running statistics"
         if self.running_mean is None: return
         self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
+        self.running_mean.lerp_(mean, self._pace())
+        self.running_var.lerp_(variance, self._pace())
 
 def synchronise(
     module,  # changed in place: parameters, buffers and names stay
