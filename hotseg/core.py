@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HotsegError', 'project_root', 'Settings', 'default_device', 'data_root', 'stable_seed', 'torch_rng', 'numpy_rng',
            'seed_everything', 'sync', 'atomic_path', 'atomic_folder', 'recover_folder', 'write_json', 'read_json',
-           'inside', 'embedded', 'in_processes']
+           'inside', 'embedded', 'in_processes', 'in_words']
 
 # %% ../nbs/000_core.ipynb #a7fa58cc
 import contextlib, hashlib, json, multiprocessing, os, platform, random, re, shutil
@@ -239,3 +239,13 @@ def in_processes(
         try: yield from pool.map(work, jobs, chunksize=share)
         except BrokenProcessPool as e:
             raise HotsegError("a worker process died", value=str(e), fix="fewer workers= (memory), or workers=0") from e
+
+# %% ../nbs/000_core.ipynb #31df4135
+def in_words(
+    seconds,  # from 0
+) -> str:
+    "A time as one says it"
+    minutes = round(seconds / 60)
+    if seconds < 90: return f"{seconds:.0f} s"
+    if minutes < 60: return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 48 * 60 else f"{minutes // 1440} d"

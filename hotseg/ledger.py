@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EVALUATION', 'MEASURES', 'ARM_COLUMNS', 'REQUIRED', 'comparison', 'class_differences', 'recorded', 'pick',
-           'named_rows', 'Fault', 'row_faults', 'ledger_faults', 'unknown_commits', 'git', 'tables_in', 'table_faults',
+           'named_rows', 'Fault', 'row_faults', 'ledger_faults', 'unknown_commits', 'tables_in', 'table_faults',
            'front_tables', 'executed', 'page_texts', 'page_faults', 'verify', 'bench_faults', 'still_faults',
            'folder_faults']
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .core import HotsegError, Settings, project_root, read_json
+from .folders import git
 from .results import (SEED_COLUMNS, differing, experiments, judged_table, over_seeds, public, table,
                             value_faults)
 
@@ -165,16 +166,6 @@ def unknown_commits(
     if git(root, "rev-parse", "--is-shallow-repository").stdout.strip() != "false": return set()
     said = git(root, "cat-file", "--batch-check", input="\n".join(asked)).stdout.splitlines()
     return {c for c, line in zip(asked, said) if line.split()[1] != "commit"}
-
-def git(
-    root,    # top of the checkout; found from the working folder when None
-    *words,  # of the command
-    **more,  # for subprocess.run
-) -> subprocess.CompletedProcess:  # status 127 without git
-    "A git command in the checkout, without its hooks"
-    call = ["git", "-C", str(root or project_root()), "-c", "core.hooksPath=/dev/null", *words]
-    try: return subprocess.run(call, capture_output=True, text=True, **more)
-    except FileNotFoundError: return subprocess.CompletedProcess(call, 127, "", "git is not installed")
 
 # %% ../nbs/902_ledger.ipynb #4023753b
 def tables_in(

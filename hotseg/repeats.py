@@ -13,7 +13,8 @@ from itertools import chain
 from pathlib import Path
 
 from .core import HotsegError, Settings, inside, project_root, read_json
-from .ledger import git, pick, recorded
+from .folders import git
+from .ledger import pick, recorded
 from .runs import RunFailed, execute, parameters_of, run_notebook
 
 # %% ../nbs/903_repeats.ipynb #e37762c1

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from scipy import stats
 
-from .core import HotsegError, Settings, atomic_path, project_root, read_json, write_json
+from .core import HotsegError, Settings, atomic_path, in_words, project_root, read_json, write_json
 from .folders import PLACES, status_of
 
 # %% ../nbs/901_results.ipynb #a1276453
@@ -260,13 +260,7 @@ def runs_table(
     "The list to read; columns that would be empty are left out"
     told = [f["parameters"] for f in facts if f["parameters"]]
     if columns is None: columns = [k for k in differing(told) if k not in ("device", *PLACES)]
-    lines = [f["parameters"] | f | dict(took=_span(f.get("seconds")), old=_span(f.get("age"))) for f in facts]
+    times = dict(took="seconds", old="age")
+    lines = [f["parameters"] | f | {k: in_words(f[v]) for k, v in times.items() if f.get(v) is not None} for f in facts]
     shown = RUN_COLUMNS | {k: k for k in columns if k not in RUN_COLUMNS}
     return table(lines, {k: v for k, v in shown.items() if any(line.get(k) not in (None, "") for line in lines)})
-
-def _span(seconds):
-    "A stretch of time, roughly"
-    if seconds is None: return ""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size: return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

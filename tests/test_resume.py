@@ -1,6 +1,7 @@
 """A training that is killed goes on as if nothing had happened: every method, real SIGKILLs, any number of loaders."""
 import json
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,3 +178,14 @@ def test_a_learner_that_is_done_can_be_fitted_again(tmp_path):
     quiet_fit(learn, tmp_path, 2)
     with learn.no_bar(), learn.no_logging(): learn.fit(3)
     assert len(learn.recorder.values) == 3
+
+
+def test_killed_between_the_last_batch_and_the_validation(tmp_path):
+    "Nothing is left to train: the clock stands where it stood, and the epoch's numbers are those of the unbroken one"
+    whole, rest = EXAMPLES["segmentation"](), EXAMPLES["segmentation"]()
+    quiet_fit(whole, tmp_path, 1, every=0)
+    shutil.rmtree(checkpoints(tmp_path)[-1])
+    assert checkpoints(tmp_path)[-1].name == "epoch-00000-batch-0000004"
+    quiet_fit(rest, tmp_path, 1, every=0)
+    assert rest.method.clock == whole.method.clock and rest.method.clock.step == 3
+    assert rest.recorder.values == whole.recorder.values

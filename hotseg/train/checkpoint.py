@@ -22,7 +22,7 @@ from ..core import HotsegError, atomic_folder, read_json
 from ..data.loaders import DeviceLoader
 from ..models.weights import check_weights, read_safetensors
 from ..processes import agree, rank
-from .players import Average
+from .players import Average, Clock
 
 # %% ../../nbs/403_train.checkpoint.ipynb #133bd174
 @dataclass
@@ -68,7 +68,8 @@ def training_words(
                for name, p in learner.method.players.items()}
     numpy = np.random.get_state(legacy=False)
     return dict(format=1, progress=asdict(progress), batches=len(learner.dls.train), players=players,
-                loss_count=learner.recorder.smooth_loss.count, method=learner.method.state(),
+                loss_count=learner.recorder.smooth_loss.count, clock=learner.method.clock,
+                method=learner.method.state(),
                 random_base=learner.random_base, callbacks={name: cb.state() for name, cb in _remembering(learner)},
                 random=dict(python=random.getstate(), numpy=numpy | dict(state=_listed(numpy["state"]))))
 
@@ -172,6 +173,7 @@ def _restore_engine(learner, state, words):
     "Loss factor, counters, running loss, and what method and callbacks kept"
     method, loss = learner.method, learner.recorder.smooth_loss
     method.loss_factor.factor, method.loss_factor.good = state["factor"], state["good"]
+    method.clock = Clock(*words["clock"])
     method.restore(words["method"])
     loss.total, loss.count = state["loss"], words["loss_count"]
 

@@ -170,6 +170,10 @@ class MethodLearner(Learner):
                          wd_bn_bias=True, train_bn=False, **kwargs)
         self.recorder.smooth_loss, self.recorder.loss = MeanLoss(), ValidLoss()
 
+    def fit(self, n_epoch, *args, start_epoch=0, **kwargs):
+        if start_epoch: self.stand_at(start_epoch, 0)
+        super().fit(n_epoch, *args, **kwargs)
+
     def _do_fit(self):
         try:
             for epoch in range(self.first_epoch, self.n_epoch):

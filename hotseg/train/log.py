@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from fastai.basics import Callback, CancelFitException
 
-from ..core import HotsegError, atomic_path
+from ..core import HotsegError, atomic_path, in_words
 from ..processes import peak_memory, rank, world
 
 # %% ../../nbs/405_train.log.ipynb #65fc3f33
@@ -63,7 +63,7 @@ class LineLog(Callback):
         loss, self.recent = float(torch.stack(self.recent).mean()), []
         speed = (self.images - self.seen_before) / spent
         self.say(f"epoch {self.epoch + 1}/{self.n_epoch} {self._done() / steps:4.0%}  loss {loss:.4f}  "
-                 f"{speed:5.1f} images/s  {peak_memory()} MiB  left {_span(left)}{self._refusals()}")
+                 f"{speed:5.1f} images/s  {peak_memory()} MiB  left {in_words(left)}{self._refusals()}")
         self._check()
 
     def _refusals(self):
@@ -115,12 +115,6 @@ def _record(line):
     "A line's record; None for one that a kill cut short"
     try: return json.loads(line)
     except json.JSONDecodeError: return None
-
-def _span(seconds):
-    "A duration to read"
-    if seconds < 100: return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 # %% ../../nbs/405_train.log.ipynb #a0178a6c
 class EarlyStop(Callback):

@@ -180,9 +180,9 @@ class Track(Callback):
         self.speed = self.images / max(time.monotonic() - self.train_began, 1e-9)
 
     def after_epoch(self):
-        if not self.images: return  # an epoch that was finished before a resume
-        numbers = self._epoch()     # the mean loss is asked of all processes
         if rank(): return
+        numbers = self._epoch()
+        if self.from_step is None: self.from_step = self.method.clock.step  # only the validation was left to do
         self.waiting.append((step := self.method.clock.step, numbers))
         if self.pictures: self.shown += [(step, *picture) for picture in self.pictures(self.learn).items()]
         self._send()
@@ -194,7 +194,7 @@ class Track(Callback):
     def _epoch(self):
         "The numbers of an epoch"
         recorder, method = self.learn.recorder, self.learn.method
-        named = dict(zip(recorder.metric_names[1:], recorder.log[1:])) | dict(train_loss=recorder.smooth_loss.shared())
+        named = dict(zip(recorder.metric_names[1:], recorder.log[1:]))
         more = dict(number=self.epoch + 1, images_per_s=self.speed, skipped=int(method.skipped), peak_mib=peak_memory())
         rates = {n: p.optimiser.param_groups[0]["lr"] for n, p in method.players.items() if p.optimiser}
         return {**{f"epoch/{n}": float(v) for n, v in (named | more).items() if not isinstance(v, str)},
