@@ -15,9 +15,11 @@ from configparser import ConfigParser
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING: import torch
 
 # %% ../nbs/000_core.ipynb #15698dc4
 class HotsegError(ValueError):
@@ -72,6 +74,7 @@ class Settings:
 
 def _device(name):
     "`name` if this machine can compute there, else a HotsegError"
+    import torch
     try: torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as e:
         raise HotsegError("no such device here", value=name, fix="cpu, or cuda with an NVIDIA GPU") from e
@@ -79,6 +82,7 @@ def _device(name):
 
 def default_device() -> str:  # `cuda` when there is a GPU, else `cpu`
     "The fastest device at hand"
+    import torch
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 # %% ../nbs/000_core.ipynb #4c35a040
@@ -103,8 +107,9 @@ def stable_seed(
     digest = hashlib.blake2b("\x1f".join(map(str, keys)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
-def torch_rng(*keys) -> torch.Generator:
+def torch_rng(*keys) -> "torch.Generator":
     "A CPU torch generator seeded by `keys`"
+    import torch
     return torch.Generator().manual_seed(stable_seed(*keys))
 
 def numpy_rng(*keys) -> np.random.Generator:
@@ -115,6 +120,7 @@ def seed_everything(
     seed,  # the run's seed
 ):
     "Seed Python, numpy and torch (all devices) alike"
+    import torch
     seed = stable_seed("run", seed)
     random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
 

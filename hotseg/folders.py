@@ -225,6 +225,13 @@ class Run:
         self.record = _with_commit(self.record, about.get("commit"), about.get("changed"), self.record["commits"])
         self._save()
 
+    def describe(self,
+                 told,  # what `train.described.description` gives
+                ):
+        "Write down what the run's networks are, so that others can open them"
+        self.record = self.record | dict(model=told)
+        self._save()
+
     def _save(self):
         if rank() == 0:
             with writing(self.folder): write_json(self.folder/"run.json", self.record)

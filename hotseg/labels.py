@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['IGNORE', 'CITYSCAPES', 'CITYSCAPES20', 'CAMVID', 'CAMVID32', 'CITYSCAPES_TRAIN', 'GTA5', 'KITTI', 'ACDC',
            'CITYSCAPES34', 'VOC', 'MSRC', 'LABEL_SPACES', 'CITYSCAPES_TO_CAMVID', 'CAMVID32_TO_CAMVID', 'MAPS',
-           'LabelSpace', 'voc_palette', 'label_space', 'label_space_from_toml', 'encode', 'check_label', 'decode',
-           'colourise', 'from_colour', 'counterparts', 'lost', 'map_lut', 'remap']
+           'LabelSpace', 'voc_palette', 'label_space', 'label_space_from_toml', 'space_from_dict', 'encode',
+           'check_label', 'decode', 'colourise', 'from_colour', 'counterparts', 'lost', 'map_lut', 'remap']
 
-# %% ../nbs/010_labels.ipynb #d867e5d9
-from dataclasses import dataclass, replace
+# %% ../nbs/010_labels.ipynb #0828f4ca
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -39,6 +39,10 @@ class LabelSpace:
     def __post_init__(self): _check_space(self)
 
     def __len__(self): return len(self.classes)
+
+    def to_dict(self):
+        "JSON values, for `space_from_dict`"
+        return asdict(self)
 
     @property
     def foreground(self):
@@ -202,6 +206,15 @@ def _space_of(told, name):
     background = classes.index(told["background"]) if "background" in told else None
     return LabelSpace(told.get("name", name), classes, tuple(tuple(row["colour"]) for row in rows), ids,
                       tuple(told.get("void", ())), background, tuple(told.get("void_colour", (0, 0, 0))))
+
+def space_from_dict(
+    told,  # what `LabelSpace.to_dict` gave, through JSON or not
+) -> LabelSpace:  # raises HotsegError when it is none
+    "A label space that a run wrote down"
+    def frozen(value): return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
+    try: return LabelSpace(**{k: frozen(v) for k, v in told.items()})
+    except (AttributeError, TypeError) as e:
+        raise HotsegError("label space not understood", value=str(e), fix="what LabelSpace.to_dict gives") from None
 
 # %% ../nbs/010_labels.ipynb #a81afda0
 def encode(

@@ -138,12 +138,13 @@ SIZES = {
     "published": dict(),
     "full": dict(),
     "quick": dict(early=2, dilations=(2, 4, 8), dropout=(0., .1)),
+    "tiny": dict(widths=(12, 28, 52), early=2, dilations=(2, 4, 8), dropout=(0., .1)),
     "smoke": dict(widths=(8, 16, 32), early=1, dilations=(2, 4, 8), dropout=(0., .1)),
 }
 
 def erfnet(
     n_classes,         # output channels
-    size="published",  # `published`, `full` (the same), `quick` (five of thirteen blocks), `smoke` (and narrow)
+    size="published",  # `published`, `full` (the same), `quick` (five of thirteen blocks), `tiny`, `smoke` (and narrow)
     **changes,         # any argument of ERFNet, over the size's own
 ) -> ERFNet:           # raises HotsegError on an unknown size
     "An ERFNet of a named size"

@@ -102,11 +102,12 @@ SIZES = {
     "published": dict(width=64, depth=5),
     "full": dict(width=64, depth=5),
     "quick": dict(width=8, depth=4),
+    "tiny": dict(width=6, depth=4),
     "smoke": dict(width=4, depth=3),
 }
 
 def unet(
-    size="published",  # `published`, `full` (the same), `quick`, `smoke`
+    size="published",  # `published`, `full` (the same), `quick`, `tiny`, `smoke`
     **changes,         # any argument of UNet, over the size's own
 ) -> UNet:             # raises HotsegError on an unknown size
     "A U-Net of a named size"

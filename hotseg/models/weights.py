@@ -19,10 +19,12 @@ from ..core import HotsegError, atomic_path
 def save_weights(
     module,     # network
     path,       # target, `.safetensors`
+    half=False, # keep them in 16 bits
     **about,    # anything worth knowing: kept in the header as text
 ):
     "Write a network's weights atomically"
     tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    if half: tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
     with atomic_path(path) as p: save_file(tensors, p, metadata={k: str(v) for k, v in about.items()})
 
 # %% ../../nbs/298_models.weights.ipynb #2ad8fad4

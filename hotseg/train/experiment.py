@@ -40,6 +40,7 @@ class Budget:
 
 BUDGETS = {
     ("scenes", "smoke"): Budget(48, 96, 16, 8, 4, 1, 5e-3),
+    ("scenes", "tiny"): Budget(96, 192, 600, 96, 4, 12, 5e-3),
     ("scenes", "quick"): Budget(64, 128, 400, 96, 4, 7, 5e-3),
     ("scenes", "full"): Budget(256, 512, 2975, 500, 8, 40, 1e-3),
     ("camvid", "smoke"): Budget(88, 120, 16, 8, 4, 1, 5e-3),
@@ -65,7 +66,7 @@ ALIKE = dict(camvid_full="camvid", acdc="cityscapes", folder="cityscapes", msrc=
 
 def budget(
     data,       # scenes, objects (generated), or a layout of `data.layouts`: camvid, cityscapes, ...
-    size,       # smoke | quick | full
+    size,       # smoke | quick | full; scenes also: tiny (networks of the embedded model)
     **changes,  # fields to set otherwise: height=, width=, epochs=, ...; 0 leaves the budget's
 ) -> Budget:    # raises HotsegError on a pair that has none, and on a change below zero
     "The budget of a data set at a size"
