@@ -7,7 +7,8 @@ HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 PIN     := $(if $(HAS_GPU),,-c constraints-cpu.txt)
 INDEX   := $(if $(HOTSEG_TORCH_INDEX),--extra-index-url $(HOTSEG_TORCH_INDEX))
 SEED   ?= 0
-.PHONY: install demo test test-gpu lab bench clean
+CHROMIUM := $(firstword $(foreach b,chromium chromium-browser google-chrome,$(shell command -v $(b) 2>/dev/null)))
+.PHONY: install browser demo test test-gpu lab bench clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: settings.ini setup.py pyproject.toml constraints-cpu.txt
@@ -15,10 +16,18 @@ $(VENV)/.installed: settings.ini setup.py pyproject.toml constraints-cpu.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIN) $(INDEX) -e '.[dev]'
 	touch $@
 
+# The explorers are tested in a real browser; nothing is installed where there is one
+browser:
+ifeq ($(CHROMIUM),)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; \
+	else echo "no Chromium: the browser tests will be skipped (with CI set they fail); install chromium or Google Chrome"; fi
+endif
+
 demo: install
 	$(BIN)/hotseg run feedback --name $(if $(filter 0,$(SEED)),demo,demo-$(SEED)) -p size=quick -p seed=$(SEED) -p strength_px=12 -p correlation_px=24
 
-test: install
+test: install browser
 	@state() { git status --porcelain; git diff | cksum; }; before="$$(state)"; \
 	$(BIN)/nbdev_export && $(BIN)/nbdev_clean || exit 1; test "$$before" = "$$(state)" || \
 	{ git status --short; echo "make test: notebooks and package were out of step; nbdev_export and nbdev_clean have mended them: look, commit, repeat"; exit 1; }
@@ -35,8 +44,8 @@ test-gpu: install
 lab: install
 	$(BIN)/jupyter lab nbs/index.ipynb --notebook-dir=.
 
-bench: install
-	for area in metric warp labels decode pack augment scenes engine resume; do $(BIN)/hotseg bench $$area || exit 1; done
+bench: install browser
+	for area in metric warp labels decode pack augment scenes engine resume explore; do $(BIN)/hotseg bench $$area || exit 1; done
 
 clean:
 	rm -rf $(VENV) _docs _proc build

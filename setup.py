@@ -16,8 +16,8 @@ setup(
     url=cfg["git_url"], author=cfg["author"], keywords=cfg["keywords"], python_requires=f">={cfg['min_python']}",
     # what the repository ships under data/ (core.embedded finds it) becomes hotseg/embedded/ in a wheel
     packages=find_packages(include=["hotseg", "hotseg.*"]) + ["hotseg.embedded"], package_dir={"hotseg.embedded": "data"},
-    package_data={"hotseg.embedded": ["README.md", "splits/**/*", "small/**/*", "models/*"]},
+    package_data={"hotseg.embedded": ["README.md", "splits/**/*", "small/**/*", "models/**/*"], "hotseg.explore": ["*.js", "*.css"]},
     install_requires=split(cfg["requirements"]), 
-    extras_require={extra: split(cfg[f"{extra}_requirements"]) for extra in ("dev", "sweep", "track")},
+    extras_require={extra: split(cfg[f"{extra}_requirements"]) for extra in ("dev", "sweep", "track", "app", "onnx")},
     entry_points={"console_scripts": split(cfg["console_scripts"])},
 )

@@ -53,19 +53,39 @@ class Model:
     device: str = "cpu"   # where it computes
 
     @property
-    def about(self): return self.record["model"]
+    def about(self):
+        "The run's `description`"
+        return self.record["model"]
+
     @property
-    def arms(self): return tuple(self.about["arms"])
+    def arms(self):
+        "Names of all arms of the run"
+        return tuple(self.about["arms"])
+
     @property
-    def plan(self): return Budget(**self.about["plan"])
+    def plan(self):
+        "The Budget it was trained with"
+        return Budget(**self.about["plan"])
+
     @property
-    def rows(self): return self.plan.height
+    def rows(self):
+        "Height it was trained at, pixels"
+        return self.plan.height
+
     @property
-    def columns(self): return self.plan.width
+    def columns(self):
+        "Width it was trained at, pixels"
+        return self.plan.width
+
     @property
-    def parameters(self): return self.record["parameters"]
+    def parameters(self):
+        "Parameters of the run"
+        return self.record["parameters"]
+
     @property
-    def restores(self): return "restorer" in self.method.players
+    def restores(self):
+        "Is there a restorer in it?"
+        return "restorer" in self.method.players
 
     def held_out(self,
                  root=None,  # parent folder of data sets; the run's, or the settings'

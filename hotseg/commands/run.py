@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['add_run', 'run_verb']
 
-# %% ../../nbs/944_commands.run.ipynb #fd3963e1
-import contextlib, json, signal, sys, threading
+# %% ../../nbs/944_commands.run.ipynb #8377b3e0
+import json, sys
 
-from .verb import add_verb, assignment
+from .verb import add_verb, assignment, terminable
 from ..core import HotsegError, read_json
 
 # %% ../../nbs/944_commands.run.ipynb #a1dce533
@@ -55,7 +55,7 @@ def _finish(given, name, work):
     from hotseg.runs import is_done, run_folder
     before = is_done(run_folder(name))
     try:
-        with _terminable(): folder = work()
+        with terminable(): folder = work()
     except KeyboardInterrupt:
         print(f"hotseg: interrupted; it goes on with: hotseg run --resume {name}", file=sys.stderr)
         raise
@@ -64,16 +64,6 @@ def _finish(given, name, work):
                      file=sys.stderr)
     if given.json: print(json.dumps(rows))
     else: print(f"\n{table(rows)}\n\n{_how_to_open(folder)}")
-
-@contextlib.contextmanager
-def _terminable():
-    "A polite request to end, as queues and containers send it, counts as Ctrl-C"
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try: yield
-    finally: signal.signal(signal.SIGTERM, before)
 
 def _name(notebook, asked, accepted):
     "A run name that says what the run is"

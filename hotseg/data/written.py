@@ -12,16 +12,15 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
 
 import hotseg
-from ..core import HotsegError, atomic_path, embedded, in_processes, read_json, write_json
+from ..core import HotsegError, embedded, in_processes, read_json, write_json
 from .draw import FAR
 from .layouts import READERS, written
 from .light import LOOKS
 from .objects import OBJECTS, ObjectScenes, object_scene
+from .pictures import write_picture
 from .scenes import StreetScenes, street_scene
 from .sets import write_names
 from ..labels import CITYSCAPES, CITYSCAPES34, decode
@@ -56,18 +55,7 @@ class Request:
         "As JSON has it"
         return asdict(self) | dict(counts=dict(self.counts), space="objects" if self.layout == "voc" else "cityscapes")
 
-# %% ../../nbs/138_data.written.ipynb #0beaa350
-def _save(path, pixels, *options):
-    "An image file, whole or absent"
-    good, data = cv2.imencode(path.suffix, pixels, options)
-    with atomic_path(path) as p: p.write_bytes(data.tobytes())
-
-def _save_palette(path, ids, colours):
-    "A palette PNG of `ids`"
-    picture = Image.fromarray(ids, "P")
-    picture.putpalette(np.asarray(colours, np.uint8).ravel().tolist())
-    with atomic_path(path) as p: picture.save(p, "png")
-
+# %% ../../nbs/138_data.written.ipynb #93af6bc4
 def _digest(*arrays):
     "16 hex digits of shapes and bytes"
     parts = (str(a.shape).encode() + np.ascontiguousarray(a).tobytes() for a in arrays)
@@ -105,12 +93,12 @@ def _write_cityscapes(root, split, i, request):
     "Picture, three label images, disparity and camera of one street"
     scene, city = _street(request, split, i), f"{request.look}{split}"
     def place(kind, what): return root/kind/split/city/f"{city}_{request.seed:06d}_{i:06d}_{what}"
-    _save(place("leftImg8bit", "leftImg8bit.png"), scene.image[..., ::-1])
-    _save(place("gtFine", "gtFine_labelIds.png"), decode(scene.label, CITYSCAPES))
-    _save(place("gtFine", "gtFine_labelTrainIds.png"), scene.label)
-    _save(place("gtFine", "gtFine_instanceIds.png"), instance_ids(scene.label, scene.instances, CITYSCAPES))
+    write_picture(place("leftImg8bit", "leftImg8bit.png"), scene.image)
+    write_picture(place("gtFine", "gtFine_labelIds.png"), decode(scene.label, CITYSCAPES))
+    write_picture(place("gtFine", "gtFine_labelTrainIds.png"), scene.label)
+    write_picture(place("gtFine", "gtFine_instanceIds.png"), instance_ids(scene.label, scene.instances, CITYSCAPES))
     focal, sky = scene.camera.focal * request.height, scene.depth >= FAR
-    _save(place("disparity", "disparity.png"), disparity_codes(scene.depth, focal, sky))
+    write_picture(place("disparity", "disparity.png"), disparity_codes(scene.depth, focal, sky))
     u0, v0 = request.width / 2 + scene.camera.vanish * request.height, scene.camera.horizon * request.height
     intrinsic = dict(fx=focal, fy=focal, u0=u0, v0=v0)
     write_json(place("camera", "camera.json"), dict(extrinsic=dict(baseline=BASELINE), intrinsic=intrinsic))
@@ -125,16 +113,16 @@ def _name(request, split, i):
 def _write_gta5(root, split, i, request):
     "Picture and palette label of one street"
     scene, name = _street(request, split, i), f"{_name(request, split, i)}.png"
-    _save(root/"images"/name, scene.image[..., ::-1])
-    _save_palette(root/"labels"/name, decode(scene.label, CITYSCAPES), CITYSCAPES34.colour_lut)
+    write_picture(root/"images"/name, scene.image)
+    write_picture(root/"labels"/name, decode(scene.label, CITYSCAPES), CITYSCAPES34.colour_lut)
     return scene.image, scene.label
 
 def _write_voc(root, split, i, request):
     "Picture, class image and object image of one object scene"
     scene, name = object_scene(request.seed, i, request.height, request.width, split), _name(request, split, i)
-    _save(root/"JPEGImages"/f"{name}.jpg", scene.image[..., ::-1], cv2.IMWRITE_JPEG_QUALITY, 95)
-    _save_palette(root/"SegmentationClass"/f"{name}.png", scene.label, OBJECTS.colour_lut)
-    _save_palette(root/"SegmentationObject"/f"{name}.png", scene.instances.astype(np.uint8), OBJECTS.colour_lut)
+    write_picture(root/"JPEGImages"/f"{name}.jpg", scene.image, quality=95)
+    write_picture(root/"SegmentationClass"/f"{name}.png", scene.label, OBJECTS.colour_lut)
+    write_picture(root/"SegmentationObject"/f"{name}.png", scene.instances.astype(np.uint8), OBJECTS.colour_lut)
     return scene.image, scene.label
 
 WRITERS = dict(cityscapes=_write_cityscapes, gta5=_write_gta5, voc=_write_voc)

@@ -87,6 +87,7 @@ def warp(
     mode="bilinear",  # `bilinear`, or `nearest` (whole-pixel copies)
 ) -> torch.Tensor:    # (B, C, H, W), dtype of `image`; raises HotsegError when shapes do not fit
     "Backward warp: out(p) = image(p + flow(p)), the frame's edge repeated outward"
+    if torch.compiler.is_exporting() and mode == "bilinear": return _gather_bilinear(image, flow)  # for any batch
     image, flow = _check(image, flow)
     if mode == "nearest": return _gather_nearest(image, flow)
     if mode != "bilinear": raise HotsegError("unknown warp mode", value=mode, fix="bilinear or nearest")

@@ -62,6 +62,13 @@ class FeedbackOptions:
             raise HotsegError("updates='each' steps the restorer before the segmentation loss is known",
                               value=self.task_gradient, fix="task_gradient=0, supervise_first=False, or updates='once'")
 
+    def exponents(self,
+                  rounds,  # how many, the first look among them
+                 ) -> list:  # None for a first look that is not trained
+        "The focal exponent of each round"
+        given = [0. if self.supervise_first else None, *self.gammas]
+        return (given + given[-1:] * rounds)[:rounds]
+
 FAITHFUL = dict(source="logits", first="zero", scale=.001, learn_scale=False, updates="each", task_gradient=0.,
                 supervise_first=False, restorer_mode="train", dropout=True, class_weights="published", void_output=True,
                 cap_rows=None, identity_start=False)
@@ -178,8 +185,7 @@ class Feedback(FeedbackLoop):
 
     def segmentation_loss(self, rounds, target):
         "CB-iFL (or iFL) over the rounds; a supervised first look counts with exponent 0"
-        given = (0.,) * self.options.supervise_first + tuple(self.options.gammas)
-        gammas = (given + given[-1:] * len(rounds))[:len(rounds)]
+        gammas = [g for g in self.options.exponents(len(rounds) + 1) if g is not None][:len(rounds)]
         return iterative_focal_loss(rounds, target, gammas, None, self.class_weights,
                                     self.options.normalise, self.options.detach_focal)
 

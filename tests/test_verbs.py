@@ -1,0 +1,434 @@
+"""The command line: help, examples, start-up, exit codes, JSON; eval, export, distort and lab in particular."""
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import hotseg.commands.lab  # noqa: F401 (patched by name)
+from hotseg.cli import main, parser
+from hotseg.core import embedded, read_json
+from hotseg.data.media import read_picture, write_clip
+from hotseg.models.export import Exported
+from hotseg.saved import open_model
+
+ROOT = Path(__file__).parents[1]
+HERE = {**os.environ, "HOTSEG_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}
+
+
+def leaves(top, words=()):
+    "Every verb, and every action of a verb: words -> parser"
+    subs = [a for a in top._actions if isinstance(a, argparse._SubParsersAction)]
+    if not subs: return {words: top}
+    return {w: p for name, part in subs[0].choices.items() for w, p in leaves(part, (*words, name)).items()}
+
+
+LEAVES = leaves(parser())
+VERBS = {words[0] for words in LEAVES}
+
+
+@pytest.fixture
+def hotseg(tmp_path, monkeypatch):
+    "The command in this process, its runs in a folder of the test's own: exit code, stdout, stderr"
+    monkeypatch.setenv("HOTSEG_RUNS", str(tmp_path/"runs"))
+    monkeypatch.setenv("HOTSEG_DEVICE", "cpu")
+    def call(*words):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try: code = main([str(w) for w in words]) or 0
+            except SystemExit as e: code = e.code or 0
+        return code, out.getvalue(), err.getvalue()
+    return call
+
+
+def child(*words, **kwargs):
+    "The command in a process of its own"
+    return subprocess.Popen([sys.executable, "-m", "hotseg.cli", *map(str, words)], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **{"env": HERE} | kwargs)
+
+
+def tree(folder): return {p.relative_to(folder): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+
+
+# Help
+
+def test_all_verbs_are_there():
+    "Those that the plan of the house promises"
+    assert {"run", "eval", "export", "predict", "restore", "distort", "data", "results", "sweep", "lab",
+            "bench"} <= VERBS
+
+
+@pytest.mark.parametrize("words", LEAVES, ids=" ".join)
+def test_an_example_that_parses(words):
+    "Taken from the help, word by word, it reaches the verb whose help it stands in"
+    one = LEAVES[words]
+    example = re.fullmatch(r"example: (hotseg .+)", one.epilog or "")
+    assert example, f"no example in the help of {' '.join(words)}"
+    _, *given = shlex.split(example[1])
+    assert tuple(given[:len(words)]) == words
+    assert parser().parse_args(given).work == one.get_default("work")
+
+
+@pytest.mark.parametrize("words", LEAVES, ids=" ".join)
+def test_every_word_is_explained(words):
+    one = LEAVES[words]
+    assert one.description and [a.dest for a in one._actions if not a.help] == []
+
+
+LIGHT = """
+import json, sys
+from hotseg.cli import main
+heavy = {}
+for words in json.load(sys.stdin):
+    try: main([*words, "--help"])
+    except SystemExit as e: assert e.code == 0, words
+    heavy[" ".join(words)] = sorted({"torch", "fastai", "matplotlib"} & sys.modules.keys())
+print(json.dumps(heavy), file=sys.stderr)
+"""
+
+
+def test_help_needs_nothing_heavy():
+    "Neither `hotseg --help` nor that of any verb waits for torch, fastai or matplotlib"
+    asked = [(), *((verb,) for verb in VERBS), *LEAVES]
+    done = subprocess.run([sys.executable, "-c", LIGHT], input=json.dumps(asked), capture_output=True, text=True,
+                          cwd=ROOT, env=HERE)
+    assert done.returncode == 0, done.stderr
+    assert {words: found for words, found in json.loads(done.stderr).items() if found} == {}
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+# Exit codes
+
+def test_exit_codes_of_a_process(tmp_path):
+    "0, 1, 2, in a shell's eyes, and never a traceback"
+    spoilt = shutil.copytree(embedded("small/objects"), tmp_path/"objects")
+    next((spoilt/"SegmentationClass").iterdir()).unlink()
+    calls = {0: ("data", "list", "--root", embedded("small")), 1: ("data", "check", spoilt, "--layout", "voc"),
+             2: ("eval", "no such model")}
+    ended = {want: child(*words) for want, words in calls.items()}
+    told = {want: (one.communicate()[1], one.returncode) for want, one in ended.items()}
+    assert {want: code for want, (_, code) in told.items()} == {0: 0, 1: 1, 2: 2}
+    assert not any("Traceback" in err for err, _ in told.values())
+    assert "streets" in told[2][0]  # what there is instead
+
+
+@pytest.mark.parametrize("words", [("shout",), (), ("eval",), ("export", "streets"), ("distort", "x"),
+                                   ("eval", "streets", "--limit", "-1"),
+                                   ("export", "streets", "x.pt2", "--opset", "x")], ids=" ".join)
+def test_words_that_do_not_parse(hotseg, words):
+    code, out, err = hotseg(*words)
+    assert (code, out) == (2, "") and "usage: hotseg" in err
+
+
+# JSON
+
+SMALL = {
+    ("data", "list"): "--root {small}",
+    ("data", "check"): "{small}/objects --layout voc",
+    ("data", "scenes"): "{out}/scenes --n 1 --val 1 --height 32 --width 64",
+    ("data", "pack"): "voc/val {out}/pack --root {small}/objects --height 32 --width 32",
+    ("results", "list"): "",
+    ("eval",): "streets gta5/train --root {small}/game --arm clean --limit 2 --rows 32",
+    ("export",): "streets {out}/net.pt2 --arm clean --images 1",
+    ("distort",): "{small}/streets/leftImg8bit/val {out}/hazy",
+    ("predict",): "streets {small}/streets/leftImg8bit/val {out}/predicted --arm clean --limit 1 --rows 32",
+    ("restore",): "streets {small}/streets/leftImg8bit/val {out}/restored --limit 1 --rows 32",
+}
+ELSEWHERE = {("run",), ("sweep",), ("bench",), ("data", "convert"), ("results", "compare"), ("results", "export"),
+             ("results", "verify"), ("results", "reproduce")}  # need a run, a legacy file or minutes: their own tests
+
+
+def test_no_json_is_forgotten():
+    "A verb that learns --json is called here, or named as tested elsewhere"
+    able = {words for words, one in LEAVES.items() if "--json" in one._option_string_actions}
+    assert able == SMALL.keys() | ELSEWHERE
+
+
+@pytest.mark.parametrize("words", SMALL, ids=" ".join)
+def test_json_is_one_document(hotseg, tmp_path, words):
+    given = SMALL[words].format(small=embedded("small"), out=tmp_path)
+    code, out, _ = hotseg(*words, *given.split(), "--json")
+    assert code == 0 and isinstance(json.loads(out), (dict, list)) and out.endswith("\n")
+
+
+# eval
+
+def test_eval_says_what_the_run_said(hotseg):
+    "The model that comes with hotseg, on all images it was scored on: its record, to the precision of 16-bit weights"
+    recorded = {row["arm"]: row for row in read_json(embedded("models/streets")/"metrics.json")}
+    told = json.loads(hotseg("eval", "streets", "--arm", "clean", "--arm", "feedback", "--json")[1])
+    for row, name in zip(told["arms"], ("distorted", "feedback"), strict=True):
+        assert row["images"] == recorded[name]["images"]
+        for key in ("miou", "miou_faithful", "accuracy", "boundary_miou", "image_miou_worst10"):
+            assert row[key] == pytest.approx(recorded[name][key], abs=.1), (name, key)
+    assert told["haze"]["strength_px"] == 12 and told["size_px"] == [64, 128]
+
+
+def test_eval_in_other_haze_and_sizes(hotseg):
+    def score(*words):
+        told = json.loads(hotseg("eval", "streets", "--limit", "4", "--arm", "clean", "--json", *words)[1])
+        return told, told["arms"][0]
+    (plain, hazy), (clean, clear) = score(), score("--clean")
+    assert plain["haze"] and clean["haze"] is None and hazy["miou"] != clear["miou"]
+    assert score("--strength-px", "0")[1]["miou"] == clear["miou"]
+    assert score("--batch", "1")[1]["miou"] == pytest.approx(hazy["miou"], abs=.01)
+    large = score("--rows", "96")[0]
+    assert large["size_px"] == [96, 192]
+    assert [w["miou"] for w in hazy["worst"]] == sorted(w["miou"] for w in hazy["worst"]) and len(hazy["worst"]) == 4
+    assert all(hazy["iou_faithful"][name] == (value or 0) for name, value in hazy["iou"].items())
+
+
+def test_eval_side_by_side(hotseg):
+    "Arms are columns; every class is a line; progress is not among the results"
+    words = ("eval", "streets", "cityscapes/val", "--root", embedded("small/streets"), "--arm", "all")
+    code, out, err = hotseg(*words)
+    assert code == 0 and "images" in err and "images," in out and "left" not in out
+    lines = out.splitlines()
+    assert next(line for line in lines if line.startswith("class")).split() == ["class", "clean", "feedback"]
+    assert all(any(line.startswith(name) for line in lines) for name in open_model("streets").space.classes)
+    native = json.loads(hotseg(*words[:-1], "clean", "--rows", "native", "--json")[1])
+    assert native["size_px"] == ["native"] and native["images"] == 2
+
+
+@pytest.mark.parametrize("words, said", [
+    ("streets voc/val --root {small}/objects", "no map"), ("streets mars/val", "no such data"),
+    ("streets --arm best", "no such arm"), ("streets --rows 4", "from 8 up"),
+    ("streets --rows native", "size of its own"),
+    ("streets --clean --strength-px 2", "leave one out"), ("streets --strength-px -2", "strength_px"),
+    ("streets --device abacus", "no such device"), ("streets -o complete=false", "data set that is named"),
+    ("streets camvid/test --root {small}", "camvid"), ("marsnet", "no such model")])
+def test_eval_refuses(hotseg, words, said):
+    code, out, err = hotseg("eval", *words.format(small=embedded("small")).split())
+    assert (code, out) == (2, "") and said in err and "Traceback" not in err
+
+
+def test_a_damaged_model_and_a_half_finished_run(hotseg, tmp_path):
+    "Both verbs that open a model say what is the matter and what to do"
+    for name in ("damaged", "half"): shutil.copytree(embedded("models/streets"), tmp_path/"runs"/name)
+    weights = next((tmp_path/"runs"/"damaged"/"models").glob("clean*"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    record = tmp_path/"runs"/"half"/"run.json"
+    record.write_text(json.dumps({k: v for k, v in read_json(record).items() if k != "model"} | dict(status="running")))
+    before = tree(tmp_path)
+    for name, fault in dict(damaged="damaged weight file", half="hotseg run --resume half").items():
+        for verb, more in dict(eval=(), export=(tmp_path/"x.pt2",)).items():
+            code, out, err = hotseg(verb, name, *more, "--arm", "clean")
+            assert (code, out) == (2, "") and fault in err, (verb, name, err)
+    assert tree(tmp_path) == before
+
+
+# export
+
+def test_onnx_without_hotseg(hotseg, tmp_path):
+    "The file alone, in onnxruntime: any batch, any multiple of 8, the network's own labels, classes in the metadata"
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    code, out, _ = hotseg("export", "streets", tmp_path/"net.onnx", "--arm", "clean")
+    assert code == 0 and "multiples of 8" in out and "number of images" in out
+    session = onnxruntime.InferenceSession(str(tmp_path/"net.onnx"), providers=["CPUExecutionProvider"])
+    record, model = json.loads(session.get_modelmeta().custom_metadata_map["hotseg"]), open_model("streets", "clean")
+    assert record["space"]["classes"] == list(model.space.classes)
+    assert (record["opset"], record["arm"], record["size_px"]) == (18, "clean", [64, 128])
+    for shape in ((1, 64, 128), (3, 40, 72), (2, 128, 256)):
+        image = torch.rand(shape[0], 3, *shape[1:], generator=torch.Generator().manual_seed(0))
+        with torch.no_grad(): ours = model.method.predict(image)
+        theirs = session.run(["logits"], dict(image=image.numpy()))[0]
+        np.testing.assert_allclose(theirs, ours.numpy(), atol=1e-4 * float(ours.abs().max().clamp(min=1)))
+        assert (theirs.argmax(1) == ours.argmax(1).numpy()).mean() > .9999
+    assert str(ROOT).encode() not in (tmp_path/"net.onnx").read_bytes()
+
+
+def test_pt2_without_hotseg(hotseg, tmp_path):
+    "torch.export reads it back; the record beside the graph; no path of this machine"
+    out = json.loads(hotseg("export", "streets", tmp_path/"net.pt2", "--arm", "clean", "--images", "2", "--json")[1])
+    more = {"hotseg.json": ""}
+    net = torch.export.load(tmp_path/"net.pt2", extra_files=more).module()
+    image = torch.rand(3, 3, 40, 72, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(): torch.testing.assert_close(net(image), open_model("streets", "clean").method.predict(image))
+    told = json.loads(more["hotseg.json"])
+    assert told == {k: v for k, v in out.items() if k not in ("parity", "tolerance", "bytes")}
+    assert out["parity"].keys() == {"random", "real"} and out["free"] == ["batch", "size"]
+    assert Exported(tmp_path/"net.pt2")(image[..., :37, :65]).shape == (3, 19, 37, 65)
+    assert str(ROOT).encode() not in (tmp_path/"net.pt2").read_bytes()
+
+
+def test_a_file_that_differs_is_not_kept(hotseg, tmp_path, monkeypatch):
+    "The work failed: exit code 1, no file, and one that was there stays as it was"
+    (tmp_path/"net.pt2").write_text("old")
+    honest = Exported.__call__
+    monkeypatch.setattr(Exported, "__call__", lambda self, image: honest(self, image) + .01)
+    code, out, err = hotseg("export", "streets", tmp_path/"net.pt2", "--arm", "clean", "--images", "1", "--replace")
+    assert (code, out) == (1, "") and "nothing was written" in err
+    assert tree(tmp_path) == {Path("net.pt2"): b"old"}
+
+
+def test_without_onnx(hotseg, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["hotseg.models.export"], "find_spec",
+                        lambda name: None if name.startswith("onnx") else True)
+    code, _, err = hotseg("export", "streets", tmp_path/"net.onnx")
+    assert code == 2 and "hotseg[onnx]" in err and "onnxruntime" in err and tree(tmp_path) == {}
+
+
+@pytest.mark.parametrize("words, said", [
+    ("streets {out}/net.pth", ".onnx, .pt2"), ("streets {out}/no/net.pt2", "no such folder"),
+    ("streets {out}/net.onnx --opset 9", "18 to 23"), ("streets {out}/there.pt2", "--replace"),
+    ("streets {out}/folder.pt2 --replace", "this is a folder"), ("streets {out}/net.pt2 --tolerance 0", "tolerance"),
+    ("streets {out}/net.pt2 --arm best", "no such arm"), ("marsnet {out}/net.pt2", "no such model")])
+def test_export_refuses(hotseg, tmp_path, words, said):
+    (tmp_path/"there.pt2").write_text("mine")
+    (tmp_path/"folder.pt2").mkdir()
+    before = tree(tmp_path)
+    code, out, err = hotseg("export", *words.format(out=tmp_path).split())
+    assert (code, out) == (2, "") and said in err and tree(tmp_path) == before
+
+
+# distort
+
+@pytest.fixture
+def photos(tmp_path): return shutil.copytree(embedded("small/streets")/"leftImg8bit", tmp_path/"photos")
+
+
+def pictures(folder): return {name: data for name, data in tree(folder).items() if name.suffix == ".png"}
+
+
+def test_distort_by_many(hotseg, tmp_path, photos):
+    "Two processes write what one writes; names and sizes are the sources'; another seed is another haze"
+    for out, more in dict(one=(), two=("--workers", "2"), seed=("--seed", "1")).items():
+        assert hotseg("distort", photos, tmp_path/out, *more)[0] == 0
+    one, two, other = (pictures(tmp_path/name) for name in ("one", "two", "seed"))
+    assert one == two and one.keys() == other.keys() == pictures(photos).keys()
+    assert not any(one[name] == other[name] for name in one)
+    name = next(iter(one))
+    assert read_picture(tmp_path/"one"/name).shape == read_picture(photos/name).shape
+    told = read_json(tmp_path/"one"/"distortion.json")
+    assert told["done"] and told["seed"] == 0 and told["distortion"]["model"] == "elastic"
+
+
+def test_haze_belongs_to_the_name(hotseg, tmp_path, photos):
+    "A picture alone is distorted as it is among others"
+    hotseg("distort", photos, tmp_path/"all")
+    name = sorted(pictures(photos))[2]
+    (tmp_path/"some"/name).parent.mkdir(parents=True)
+    shutil.copy(photos/name, tmp_path/"some"/name)
+    hotseg("distort", tmp_path/"some", tmp_path/"one")
+    assert pictures(tmp_path/"one")[name] == pictures(tmp_path/"all")[name]
+
+
+def test_distort_goes_on(tmp_path):
+    "Interrupted in the middle: 130, whole files only; the same command ends the work and keeps what was there"
+    rng = np.random.default_rng(0)
+    (tmp_path/"many").mkdir()
+    for i in range(60): cv2.imwrite(str(tmp_path/"many"/f"{i:02d}.png"), rng.integers(0, 255, (300, 400, 3), np.uint8))
+    words = ("distort", tmp_path/"many", tmp_path/"out")
+    one, deadline = child(*words), time.monotonic() + 120
+    while len(pictures(tmp_path/"out")) < 2 and one.poll() is None and time.monotonic() < deadline: time.sleep(.01)
+    one.send_signal(signal.SIGINT)
+    _, err = one.communicate()
+    half = pictures(tmp_path/"out")
+    assert one.returncode == 130 and "Traceback" not in err and 2 <= len(half) < 60
+    assert not read_json(tmp_path/"out"/"distortion.json")["done"]
+    again = child(*words, "--json")
+    told = json.loads(again.communicate()[0])
+    assert (told["kept"], told["written"], told["done"]) == (len(half), 60 - len(half), True)
+    whole = pictures(tmp_path/"out")
+    assert len(whole) == 60 and {name: whole[name] for name in half} == half
+    assert set(tree(tmp_path/"out")) == {*whole, Path("distortion.json")}
+
+
+def test_distort_a_clip(hotseg, tmp_path):
+    frames = [np.full((32, 48, 3), 40 * i, np.uint8) for i in range(4)]
+    write_clip(tmp_path/"pan.mp4", frames, 10)
+    assert hotseg("distort", tmp_path/"pan.mp4", tmp_path/"out")[0] == 0
+    assert {p.as_posix() for p in tree(tmp_path/"out")} == {"distortion.json", "pan.mp4",
+                                                            *(f"pan-{i:06d}.png" for i in range(1, 5))}
+    assert cv2.VideoCapture(str(tmp_path/"out"/"pan.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 4
+
+
+@pytest.mark.parametrize("words, said", [
+    ("{photos} {photos}", "over its input"), ("{photos} {photos}/hazy", "inside its input"),
+    ("{out}/text.png {out}/x", "not a picture"), ("{out}/none {out}/x", "no such picture"),
+    ("{photos} {out}/text.png", "cannot be written"), ("{photos} {out}/mine", "holds other things"),
+    ("{photos} {out}/x --strength-px -1", "strength_px"), ("{photos} {out}/x --correlation-px 0", "more than 0"),
+    ("{photos} {out}/x --rows 0", "rows of the frame"), ("{out}/mixed {out}/x", "broken.png")])
+def test_distort_refuses(hotseg, tmp_path, photos, words, said):
+    (tmp_path/"text.png").write_text("no picture")
+    for name in ("mine", "mixed"): (tmp_path/name).mkdir()
+    (tmp_path/"mine"/"note.txt").write_text("keep")
+    shutil.copy(next(photos.rglob("*.png")), tmp_path/"mixed"/"a.png")
+    (tmp_path/"mixed"/"broken.png").write_bytes((tmp_path/"mixed"/"a.png").read_bytes()[:300])
+    before = tree(tmp_path)
+    code, out, err = hotseg("distort", *words.format(photos=photos, out=tmp_path).split())
+    assert (code, out) == (2, "") and said in err and tree(tmp_path) == before and not (tmp_path/"x").exists()
+
+
+# lab
+
+SERVER = """
+import signal, sys, time
+print(" ".join(sys.argv[1:]), flush=True)
+if "--wait" in sys.argv:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(43))
+    print("ready", flush=True)
+    time.sleep(60)
+sys.exit(7)
+"""
+
+
+@pytest.fixture
+def servers(tmp_path):
+    "Two servers that say what they were called with; the environment in which they are found first"
+    for name in ("jupyterlab", "voila"):
+        (tmp_path/"servers"/name).mkdir(parents=True)
+        (tmp_path/"servers"/name/"__init__.py").write_text("")
+        (tmp_path/"servers"/name/"__main__.py").write_text(SERVER)
+    run = tmp_path/"runs"/"mine"
+    run.mkdir(parents=True)
+    for name in ("run.json", "notebook.ipynb"): (run/name).write_text("{}")
+    (tmp_path/"runs"/"half").mkdir()
+    (tmp_path/"runs"/"half"/"run.json").write_text("{}")
+    return {**HERE, "PYTHONPATH": str(tmp_path/"servers"), "HOTSEG_RUNS": str(tmp_path/"runs")}
+
+
+def test_lab_is_the_server(servers, tmp_path):
+    "Its words, its exit code"
+    calls = {"lab mine --port 8123 --no-browser --with=--x=1": (tmp_path/"runs"/"mine"/"notebook.ipynb", "--port=8123",
+                                                                "--no-browser", "--x=1"),
+             "lab": (ROOT/"nbs"/"index.ipynb", f"--ServerApp.root_dir={ROOT}"),
+             f"lab {ROOT/'nbs'/'index.ipynb'} --app": (ROOT/"nbs"/"index.ipynb",)}
+    for words, expected in calls.items():
+        one = child(*words.split(), env=servers)
+        out, err = one.communicate()
+        assert one.returncode == 7, err
+        assert out.split()[0] == str(expected[0]) and {*map(str, expected)} <= set(out.split())
+
+
+def test_lab_hears_signals(servers):
+    one = child("lab", "mine", "--with=--wait", env=servers)
+    while "ready" not in one.stdout.readline(): assert one.poll() is None
+    one.send_signal(signal.SIGTERM)
+    one.communicate()
+    assert one.returncode == 43
+
+
+def test_lab_refuses(servers, hotseg, monkeypatch):
+    monkeypatch.setenv("HOTSEG_RUNS", servers["HOTSEG_RUNS"])
+    for words, said in {"none": "one of mine", "half": "hotseg run --resume half", "../x": "leaves its folder"}.items():
+        code, out, err = hotseg("lab", words)
+        assert (code, out) == (2, "") and said in err
+    monkeypatch.setattr(sys.modules["hotseg.commands.lab"], "find_spec", lambda name: None)
+    for words, said in {("lab",): "pip install jupyterlab", ("lab", "--app"): "pip install voila"}.items():
+        code, _, err = hotseg(*words)
+        assert code == 2 and said in err
