@@ -18,6 +18,7 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 from IPython.display import HTML, display
+from PIL import Image
 from torch import nn
 
 from ..core import HotsegError
@@ -152,7 +153,7 @@ def class_bars_svg(
 
 def _key(i, name, values, unit):
     "The colour of one side, with the mean over its classes"
-    mean = f"{np.nanmean(values):.1f} {unit}" if np.isfinite(values).any() else "-"
+    mean = f"{np.nanmean(values):.3g} {unit}" if np.isfinite(values).any() else "-"
     return (f'<rect x="{150 * i}" y="2" width="11" height="11" fill="{BAR_COLOURS[i]}"/>'
             f'<text x="{150 * i + 16}" y="12">{escape(name)}: {mean}</text>')
 
@@ -161,7 +162,7 @@ def _bars(at, space, c, values, high, unit):
     x, base, wide = at * _BAR["group"], _BAR["head"] + _BAR["height"], (_BAR["group"] - 12) / len(values)
     rows = [(i, name, v, max(v / high, 0) * _BAR["height"]) for i, (name, v) in enumerate(values.items()) if v == v]
     bars = [f'<rect x="{x + i * wide:.1f}" y="{base - tall:.1f}" width="{wide - 1:.1f}" height="{tall:.1f}" '
-            f'fill="{BAR_COLOURS[i]}"><title>{escape(f"{space.classes[c]}, {name}: {v:.1f} {unit}")}</title></rect>'
+            f'fill="{BAR_COLOURS[i]}"><title>{escape(f"{space.classes[c]}, {name}: {v:.3g} {unit}")}</title></rect>'
             for i, name, v, tall in rows]
     chip = f'<rect x="{x}" y="{base + 3}" width="{_BAR["group"] - 13}" height="4" fill="rgb{space.palette[c]}"/>'
     words = space.classes[c].split(" ")
@@ -179,7 +180,7 @@ def draw_class_bars(
     shown = np.flatnonzero(np.isfinite(np.stack(list(sides.values()))).any(0))
     wide = .84 / len(sides)
     for i, (name, values) in enumerate(sides.items()):
-        told = f"{name}: {np.nanmean(values):.1f} {unit}" if np.isfinite(values).any() else name
+        told = f"{name}: {np.nanmean(values):.3g} {unit}" if np.isfinite(values).any() else name
         ax.bar(np.arange(len(shown)) + (i + .5) * wide - .42, values[shown], wide, color=BAR_COLOURS[i], label=told)
     ax.set_xticks(range(len(shown)), [space.classes[c].replace(" ", "\n") for c in shown], fontsize=7)
     ax.tick_params(axis="y", labelsize=7)
@@ -196,9 +197,11 @@ def still_html(
     limit=STILL_BYTES, # bytes; sharpness falls until the still fits
 ) -> str:  # an <img> element; the canvas hides it while it lives
     "A figure as text that a notebook keeps"
-    for dpi, quality in ((110, 85), (100, 78), (88, 70), (76, 60), (60, 50), (40, 40)):
-        out = BytesIO()
-        figure.savefig(out, format="jpeg", dpi=dpi, pil_kwargs=dict(quality=quality))
+    figure.savefig(drawn := BytesIO(), format="png", dpi=110)
+    picture = Image.open(drawn).convert("RGB")
+    for scale, quality in ((1, 85), (.9, 78), (.8, 70), (.7, 60), (.55, 50), (.36, 40)):
+        size = tuple(round(side * scale) for side in picture.size)
+        picture.resize(size, Image.Resampling.LANCZOS).save(out := BytesIO(), "jpeg", quality=quality)
         if out.tell() * 4 / 3 < limit: break
     data = b64encode(out.getvalue()).decode()
     return f'<img class="hotseg-still" alt="{escape(alt)}" style="max-width:100%" src="data:image/jpeg;base64,{data}">'
