@@ -195,10 +195,16 @@ class Run:
         with writing(self.folder):
             for part in ("models", "state", "figures"): (self.folder/part).mkdir(parents=True, exist_ok=True)
             refuse_other(self.folder, self.parameters)
+            self._refuse_done()
             self._lock()
             record = self._continued(dict(name=self.folder.name, family=family, status="running", **provenance(device)))
             write_json(self.folder/"run.json", record)
         return record
+
+    def _refuse_done(self):
+        "A finished run stays as it is, also when its notebook is executed once more"
+        if (path := self.folder/"run.json").exists() and read_json(path).get("status") == "done":
+            raise HotsegError("this run is done", path=self.folder, fix="run_folder = '' for a copy, or delete it")
 
     def _lock(self):
         "Become the one writer; this process' own earlier hold ends"

@@ -118,8 +118,9 @@ def pixel_maps(
 
 def _extra(extra, maps):
     "The further maps, none of which takes the place of another"
-    if not isinstance(extra or {}, dict):
-        raise HotsegError("further maps come by name", value=type(extra).__name__, fix="{name: array or function}")
+    if not isinstance(extra or {}, dict) or not all(isinstance(name, str) and name.strip() for name in extra or {}):
+        value = [*extra] if isinstance(extra, dict) else type(extra).__name__
+        raise HotsegError("further maps come by name", value=value, fix='{"name": array or function}')
     if taken := set(extra or {}) & set(maps):
         raise HotsegError("there is a map of that name already", value=sorted(taken), fix="another name")
     return extra or {}
@@ -170,14 +171,31 @@ def _ties(ordered):
 
 # %% ../nbs/312_maps.ipynb #bf34aed7
 def rank_correlations(
-    maps,  # name -> PixelMap or (H, W) array; pixels unknown to any of them are left out
-) -> np.ndarray:  # (M, M) Spearman correlations -1..1, nan for a constant map; raises HotsegError without common pixels
+    maps,        # name -> PixelMap or (H, W) array, nan where unknown
+    where=None,  # (H, W) bool, the pixels that count; all of them by default
+) -> np.ndarray:  # (M, M) Spearman correlations -1..1, nan for a constant map, and where no pixel is common
     "How alike maps rank the pixels"
     values = [m.values if isinstance(m, PixelMap) else m for m in maps.values()]
-    flat = [np.asarray(v, np.float32).ravel() for v in values]
-    known = np.isfinite(np.stack(flat)).all(0)
-    if not known.any(): raise HotsegError("no pixel is known to all maps", value=list(maps), fix="leave empty maps out")
-    centred = np.stack([ranks(v[known]) for v in flat])
+    flat = np.stack([np.asarray(v, np.float32).ravel() for v in values])
+    known = np.isfinite(flat) if where is None else np.isfinite(flat) & np.ravel(where)
+    result = np.full((len(flat), len(flat)), np.nan)
+    for members, pairs, mask in _common(known):
+        found = _correlated(flat[members][:, mask])
+        for i, j in pairs: result[i, j] = result[j, i] = found[members.index(i), members.index(j)]
+    return result
+
+def _common(known):
+    "Maps and pairs of maps that know the same pixels together, and these pixels"
+    groups = {}
+    for i in range(len(known)):
+        for j in range(i + 1):
+            mask = known[i] & known[j]
+            groups.setdefault(np.packbits(mask).tobytes(), (mask, []))[1].append((i, j))
+    return [(sorted({k for pair in pairs for k in pair}), pairs, mask) for mask, pairs in groups.values() if mask.any()]
+
+def _correlated(values):
+    "Pearson's correlations of the ranks of (M, N) numbers"
+    centred = np.stack([ranks(v) for v in values])
     centred -= (centred.shape[1] + 1) / 2
     products = centred @ centred.T
     length = np.sqrt(np.diagonal(products))

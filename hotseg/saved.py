@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 import hotseg.feedback.arms  # noqa: F401 (registers its builders)
-from .core import HotsegError, Settings, atomic_folder, embedded, read_json, write_json
+from .core import HotsegError, Settings, atomic_folder, embedded, inside, read_json, write_json
 from .distort.turbulence import Turbulence
 from .folders import status_of
 from .labels import LabelSpace, space_from_dict
@@ -109,8 +109,7 @@ def open_model(
 ) -> Model:  # raises HotsegError on an unknown model or arm, and on a run that has no such network yet
     "Open a model"
     folder = find_model(where)
-    record = read_json(folder/"run.json")
-    if "model" not in record: raise _undescribed(folder, record)
+    record = _record(folder)
     told = record["model"]
     arm = arm or told["default"]
     if arm not in told["arms"]:
@@ -122,16 +121,26 @@ def open_model(
     method.modules.to(device).eval()
     return Model(folder.name, folder, arm, method, space, weights, record, device)
 
+def _record(folder):
+    "The run's record, which describes its networks"
+    record = read_json(folder/"run.json")
+    if not isinstance(record, dict) or "model" not in record: raise _undescribed(folder, record)
+    wanted = {"space", "plan", "class_weights", "haze", "default", "arms", "data", "parts", "options"}
+    if isinstance(record["model"], dict) and wanted <= record["model"].keys(): return record
+    raise HotsegError("the record of the run's networks is damaged", path=folder/"run.json",
+                      fix="copy the folder again, or make the run again")
+
 def _undescribed(folder, record):
     "Why a run folder cannot be opened"
-    if record.get("status") != "done": return _unfinished(folder, "description of its networks")
+    if isinstance(record, dict) and record.get("status") != "done":
+        return _unfinished(folder, "description of its networks")
     return HotsegError("this run does not say what its networks are: an older hotseg made it", path=folder,
                        fix="make it again under another name")
 
 def _fill(method, files, folder):
     "Weights into the parts of a method: file of each player, or of `all`"
     for part, file in files.items():
-        path = folder/"models"/f"{file}.safetensors"
+        path = inside(folder/"models", f"{file}.safetensors")
         if not path.exists(): raise _unfinished(folder, path.name)
         load_weights(method.modules if part == "all" else method.modules[part], path)
 
@@ -153,8 +162,8 @@ def copy_model(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise HotsegError("this place is taken", path=out, fix="name a new folder")
     models = [open_model(where, arm) for arm in arms or open_model(where).arms]
-    first = models[0]
-    kept = first.about | dict(arms={m.arm: first.about["arms"][m.arm] for m in models})
+    first, names = models[0], {model.arm for model in models}
+    kept = first.about | dict(half=half, arms={arm: told for arm, told in first.about["arms"].items() if arm in names})
     kept["default"] = kept["default"] if kept["default"] in kept["arms"] else first.arm
     rows = first.folder/"metrics.json"
     with atomic_folder(out) as folder:
@@ -167,4 +176,4 @@ def _copy_weights(model, folder, half):
     "The weight files of one arm"
     for part, file in model.about["arms"][model.arm]["weights"].items():
         module = model.method.modules if part == "all" else model.method.modules[part]
-        save_weights(module, folder/f"{file}.safetensors", half, run=model.name, arm=model.arm)
+        save_weights(module, inside(folder, f"{file}.safetensors"), half, run=model.name, arm=model.arm)

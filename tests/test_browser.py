@@ -53,7 +53,7 @@ class Demo(Explorer):
         labels = ((rows // 32 + columns // 32 + self.move.value) % 19).astype(np.uint8)
         return [Picture("classes", image, labels=labels),
                 Picture("error", image, heat=np.hypot(rows, columns - 90. * self.move.value), low=0, high=300)]
-""", "demo = Demo()\ndemo"]
+""", "demo = Demo()\ndemo", "demo.canvas  # bare: a second view"]
 
 EXPLORERS = ["""
 from hotseg.explore.feedback import FeedbackPlayer
@@ -344,7 +344,7 @@ def test_survives_a_restart(fresh, album):
     "What was shown stays readable, is marked as old, and its local controls go on; running again brings it to life"
     before = settled(fresh)
     fresh.restart()
-    fresh.wait(IS_STALE)
+    for view in (0, 1): fresh.wait(IS_STALE, view)
     fresh.shot(album/"restarted.png")
     assert differ(before, settled(fresh)) == 0
     try_local_controls(fresh)
@@ -358,7 +358,6 @@ def test_without_a_kernel_then_reopened(fresh, open_notebook, album):
     "A kernel that is shut down leaves local controls at work. Saved, and reopened by one that knows nothing: the still"
     fresh.shut_down()
     try_local_controls(fresh)
-    panel(fresh).click()
     fresh.wait(IS_STALE)
     fresh.shot(album/"dead.png")
     fresh.save()

@@ -1,7 +1,13 @@
 """Both explorers without a front end: they open, move, make a still, and refuse what does not fit."""
+import dataclasses
+import gc
 import json
 import shutil
+import weakref
+from html.parser import HTMLParser
 
+import cv2
+import ipywidgets
 import numpy as np
 import pytest
 import torch
@@ -11,12 +17,13 @@ from hotseg.core import HotsegError
 from hotseg.data.scenes import StreetScenes
 from hotseg.explore.feedback import FeedbackPlayer
 from hotseg.explore.hardness import HardnessExplorer
+from hotseg.explore.rounds import Store
 from hotseg.explore.views import STILL_BYTES, still_html
 from hotseg.feedback.losses import loop_weights
 from hotseg.feedback.method import feedback_method
 from hotseg.labels import CAMVID, CITYSCAPES, IGNORE
 from hotseg.losses import pixel_cross_entropy
-from hotseg.maps import boundary_distance
+from hotseg.maps import PixelMap, boundary_distance
 from hotseg.metrics import Calibration, Confusion
 from hotseg.models.erfnet import erfnet
 from hotseg.saved import open_model
@@ -24,7 +31,8 @@ from hotseg.saved import open_model
 STREETS = StreetScenes(3, 11, "valid", 64, 128)
 PHOTO, LABEL = STREETS.read(0)
 NET = erfnet(19, "smoke")
-LOOP = feedback_method(CITYSCAPES, "corrected", "smoke", weights=loop_weights("published", None, CITYSCAPES)[:19])
+LOOP = feedback_method(CITYSCAPES, "corrected", "smoke", weights=loop_weights("published", None, CITYSCAPES)[:19],
+                       identity_start=False)
 BOTH = pytest.mark.parametrize("opened", [FeedbackPlayer, HardnessExplorer])
 
 
@@ -70,6 +78,7 @@ def test_opens_on_a_run_folder_and_on_live_objects(opened, tmp_path):
     seen = [opened(where).canvas.layer1 for where in (tmp_path/"copy", str(tmp_path/"copy"), open_model("streets"))]
     assert seen[0] == seen[1] == seen[2]
     for named in ({}, dict(space=CITYSCAPES)): assert opened(LOOP, STREETS, **named).canvas.shown[0].size == (64, 128)
+    assert seen[0]["rows"] == open_model("streets").rows
 
 
 @BOTH
@@ -226,9 +235,177 @@ def test_an_image_without_errors():
 def test_further_maps_join():
     def darkness(image, logits, target): return 255 - image.mean(-1)
     maps = dict(darkness=darkness, rows=np.indices((64, 128))[0], tensor=torch.rand(64, 128))
-    explorer = HardnessExplorer("streets", STREETS, maps=maps, by="rows")
+    explorer = HardnessExplorer(NET, STREETS, maps=maps, by="rows")
     assert explorer.reading.correlations.shape == (9, 9) and explorer.canvas.shown[4].title == "rows"
     assert [name for name, *_ in explorer.reading.detectors][-3:] == list(maps)
+
+
+def test_an_empty_map_does_not_disturb_the_others():
+    explorer = HardnessExplorer(NET, STREETS, maps=dict(empty=np.full((64, 128), np.nan)))
+    full = HardnessExplorer(NET, STREETS)
+    assert np.array_equal(explorer.reading.correlations[:-1, :-1], full.reading.correlations)
+    assert [n for n, *_ in explorer.reading.detectors] == [n for n, *_ in full.reading.detectors]
+    assert ">-<" in explorer.figures.value and "nan" not in explorer.figures.value + explorer.words
+    assert isinstance(explorer.still(), Figure)
+    with pytest.raises(HotsegError, match="map 'empty'"): explorer.by.value = "empty"
+    explorer.by.value = "loss"
+    assert not explorer.canvas.stale
+
+
+def test_title_and_words_agree_on_ties(hardness):
+    hardness.by.value, hardness.share.value = "distance", 10.
+    share = hardness.canvas.shown[5].title.split()[1]
+    assert f"hardest {share} % by distance" in hardness.words and float(share) > 10
+    known = np.isfinite(hardness.reading.maps["distance"].values)
+    assert (hardness.canvas.shown[5].marks[known] > 0).mean() == pytest.approx(float(share) / 100, rel=.01)
+
+
+def test_the_truth_lies_on_the_clean_image(hardness):
+    hardness.air.value = True
+    shown = {p.title: p.image for p in hardness.canvas.shown}
+    assert np.array_equal(shown["truth"], hardness.items.read(hardness.which.value)[0])
+    assert not np.array_equal(shown["truth"], shown["input"])
+
+
+# Names from outside
+
+HOSTILE = "<img src=x onerror=alert(1)> $_$ &amp;"
+
+
+class Elements(HTMLParser):
+    "The elements of a piece of HTML"
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+    def handle_starttag(self, tag, attrs): self.found += [tag] + [name for name, _ in attrs if name.startswith("on")]
+
+
+def hostile_items():
+    space = dataclasses.replace(CITYSCAPES, classes=(HOSTILE,) * 1 + CITYSCAPES.classes[1:])
+    items = StreetScenes(2, 0, "valid", 64, 128)
+    items.space, items.names = space, [HOSTILE, "b"]
+    return items
+
+
+def test_names_from_outside_are_text():
+    items, noise = hostile_items(), PixelMap(np.random.default_rng(0).random((64, 128), np.float32), unit=HOSTILE)
+    explorer = HardnessExplorer(NET, items, maps={HOSTILE: noise}, by=HOSTILE, space=items.space)
+    player = FeedbackPlayer(LOOP, items, space=items.space, plain=NET)
+    for one in (explorer, player):
+        pages = [w.value for w in ipywidgets.Widget.widgets.values() if isinstance(w, ipywidgets.HTML)]
+        assert not {"img", "onerror"} & {e for page in pages for e in Elements(page).found}
+        assert Elements(one._still()).found == ["img"] and "&amp;amp;amp;" not in one._still()
+        one.still().draw_without_rendering()
+        one.close()
+    assert explorer.which.options[0][0] == HOSTILE
+    assert explorer.canvas.shown[4].title == HOSTILE == explorer.canvas.shown[4].unit
+
+
+# Work that is cut short, and explorers that are put away
+
+def test_an_interrupted_roll_out_recovers():
+    player, whole, look, calls = FeedbackPlayer(LOOP, STREETS), FeedbackPlayer(LOOP, STREETS, index=1), LOOP.look, []
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 2: raise KeyboardInterrupt
+        return look(*args)
+    LOOP.look = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt): player.image.value = 1
+        assert player.canvas.stale
+        player.refresh()
+    finally: del LOOP.look
+    assert not player.canvas.stale and layers(player) == layers(whole)
+
+
+@BOTH
+def test_a_closed_explorer_leaves_nothing(opened):
+    before = {*ipywidgets.Widget.widgets}
+    explorer = opened("streets")
+    trace = weakref.ref(explorer)
+    assert {*ipywidgets.Widget.widgets} > before
+    explorer.close()
+    assert {*ipywidgets.Widget.widgets} == before
+    del explorer
+    gc.collect()
+    assert trace() is None
+
+
+def test_the_store_is_bounded_by_bytes():
+    player = FeedbackPlayer(LOOP, STREETS)
+    full = player.store.nbytes
+    player.store.limit = int(1.5 * full)
+    for i in (1, 2, 0, 1): player.image.value = i
+    assert full <= player.store.nbytes <= 2 * full and not player.canvas.stale
+    assert Store().limit == 256 * 2**20
+
+
+# Pictures from memory
+
+WAYS = [PHOTO, PHOTO / 255, (PHOTO / 255).astype(np.float32), torch.from_numpy(PHOTO).permute(2, 0, 1),
+        torch.from_numpy(PHOTO).permute(2, 0, 1)[None] / 255, np.moveaxis(PHOTO, 2, 0)]
+
+
+@pytest.mark.parametrize("way", range(len(WAYS)))
+def test_an_image_comes_in_many_ways(way, tmp_path):
+    cv2.imwrite(str(tmp_path/"a.png"), PHOTO[..., ::-1])
+    for image in (WAYS[way], tmp_path/"a.png"):
+        assert np.array_equal(HardnessExplorer(NET, image=image, space=CITYSCAPES).reading.image, PHOTO)
+        player = FeedbackPlayer(LOOP, distorted=image, clean=image, target=torch.tensor(LABEL)[None], space=CITYSCAPES)
+        assert np.array_equal(player.sight(0).photo, PHOTO) and player.sight(0).off == 0
+
+
+@pytest.mark.parametrize("image, target, words", [
+    (PHOTO * np.nan, None, "finite"), (PHOTO - .5, None, "0..1"), (torch.randn(3, 64, 128), None, "0..1"),
+    (PHOTO[:0], None, "not one colour"), (PHOTO[..., 0], None, "not one colour"), ("no.png", None, "no.png"),
+    (PHOTO.astype(int), None, "neither bytes"), (torch.rand(2, 3, 64, 128), None, "not one colour"),
+    (None, LABEL, "but no"), (PHOTO, LABEL / 2, "whole numbers"), (PHOTO, LABEL[:9], "differ in size"),
+    (PHOTO, np.full(LABEL.shape, 300), "neither class nor void"), (PHOTO, np.full(LABEL.shape, -1), "neither class"),
+    (PHOTO, np.full_like(LABEL, 200), "neither class"), (PHOTO, "truth.png", "read_label"),
+    (PHOTO, np.stack([LABEL] * 3, 2), "one label map")])
+def test_what_is_no_image_or_truth_is_refused_alike(image, target, words):
+    with pytest.raises(HotsegError, match=words): HardnessExplorer(NET, image=image, target=target, space=CITYSCAPES)
+    with pytest.raises(HotsegError, match=words):
+        FeedbackPlayer(LOOP, distorted=image, target=target, space=CITYSCAPES)
+
+
+def test_a_large_image_is_brought_to_the_models_size():
+    photo, label = (cv2.resize(x, (2048, 1024), interpolation=cv2.INTER_NEAREST) for x in (PHOTO, LABEL))
+    model = open_model("streets")
+    for explorer in (FeedbackPlayer(model, distorted=photo, clean=photo, target=label),
+                     HardnessExplorer(model, image=photo, target=label)):
+        assert explorer.canvas.shown[0].size == (model.rows, model.columns)
+        assert "brought from 1024 x 2048 pixels" in explorer.words
+    assert "brought" not in HardnessExplorer(NET, image=PHOTO, space=CITYSCAPES).words
+
+
+def test_feedback_of_an_image_of_another_size():
+    class Odd(StreetScenes):
+        def read(self, i): return tuple(x[:64 - 9 * i, :128 - 5 * i] for x in super().read(i))
+    player = FeedbackPlayer(LOOP, Odd(2, 0, "valid", 64, 128))
+    real = player.looks()[1].flow
+    player.feedback.value = "other"
+    assert player.canvas.shown[0].size == (64, 128) and not np.array_equal(player.looks()[1].flow, real)
+
+
+@BOTH
+def test_safe_colours_reach_the_bars(opened):
+    explorer = opened("streets")
+    bars = explorer.figures if opened is HardnessExplorer else explorer.bars
+    before = bars.value
+    explorer.canvas.safe = True
+    colours = [f"rgb{tuple(c)}" for c in explorer.coloured.palette]
+    assert bars.value != before and explorer.coloured.palette != explorer.space.palette
+    assert sum(c in bars.value for c in colours) >= 4
+    explorer.canvas.safe = False
+    assert bars.value == before
+
+
+def test_flow_keeps_its_scale_over_the_rounds(player):
+    seen = set()
+    for player.round.value in (0, 3, 6, 1): seen.add(player.canvas.shown[2].high)
+    assert len(seen) == 1
 
 
 # What does not fit
@@ -238,6 +415,7 @@ def test_further_maps_join():
 @pytest.mark.parametrize("where, named, words", [
     ("streetz", {}, "no such model or run"), ("streets", dict(index=10**6), "no such item"),
     ("streets", dict(index=-1), "no such item"), ("streets", dict(index="first"), "no such item"),
+    ("streets", dict(items=[1, 2]), "no items"), ("streets", dict(index=True), "no such item"),
     ("streets", dict(arm="teacher"), "no such arm"), (7, {}, "no model"), (LOOP, {}, "does not know its classes"),
     (LOOP, dict(space=CITYSCAPES), "no image to look at"), (LOOP, dict(items=STREETS, space=CAMVID), "other classes"),
     ("streets", dict(items=StreetScenes(0)), "no image to look at")])
@@ -249,11 +427,12 @@ def test_both_refuse(opened, where, named, words):
     (dict(by="luck"), "no such map"), (dict(share=0), "in percent"), (dict(share="all"), "in percent"),
     (dict(maps=dict(flat=np.zeros((3, 3)))), "another size"), (dict(maps=dict(loss=np.zeros((64, 128)))), "already"),
     (dict(maps=dict(words="words")), "not made of numbers"), (dict(maps=[np.zeros((64, 128))]), "come by name"),
-    (dict(maps=dict(empty=np.full((64, 128), np.nan))), "no value at any scored pixel"),
-    (dict(image=PHOTO[..., 0]), "one colour image"), (dict(image=PHOTO / 255), "one colour image"),
+    (dict(maps=dict(empty=np.full((64, 128), np.nan)), by="empty"), "map 'empty': .*no value"),
+    (dict(maps={3: np.zeros((64, 128))}), "come by name"),
+    (dict(image=PHOTO[..., 0]), "one colour image"), (dict(image=PHOTO / 1.), "0..1"),
     (dict(image=PHOTO, target=LABEL[:9]), "differ in size"), (dict(image=PHOTO, by="loss"), "need labels"),
     (dict(image=PHOTO, target=np.where(LABEL == 0, 77, LABEL)), "neither class nor void"),
-    (dict(image=PHOTO, target=np.where(LABEL == 0, 300, LABEL.astype(int))), "whole numbers in 0..255")])
+    (dict(image=PHOTO, target=np.where(LABEL == 0, 300, LABEL.astype(int))), "neither class nor void")])
 def test_the_hardness_explorer_refuses(named, words):
     given = dict(items=STREETS, space=CITYSCAPES) | named
     with pytest.raises(HotsegError, match=words): HardnessExplorer(NET, **given)

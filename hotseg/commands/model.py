@@ -8,7 +8,6 @@ __all__ = ['eval_verb', 'export_verb', 'add_model']
 # %% ../../nbs/949_commands.model.ipynb #83ea4cc3
 import json, sys, time
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from .verb import add_verb, assignment, whole
 from ..core import HotsegError
@@ -74,10 +73,12 @@ def eval_verb(
     models = _models(given)
     items, haze = _items(given, models[0]), _haze(given, models[0])
     told = dict(model=models[0].name, data=given.data or models[0].about["data"], split=items.split,
-                haze=asdict(haze) if haze else None, space=models[0].space.name)
+                haze=asdict(haze) if haze else None, condition=_condition(haze), space=models[0].space.name)
     rows = [_score(given, model, items, haze) for model in models]
     told |= dict(images=rows[0]["images"], size_px=list(_size(given.rows, models[0]) or ["native"]), arms=rows)
     print(json.dumps(told) if given.json else _as_text(told))
+
+def _condition(haze): return f"in haze {haze.strength_px:g} px" if haze else "no haze"
 
 def _score(given, model, items, haze):
     "One row: all metrics of an arm"
@@ -92,7 +93,7 @@ def _score(given, model, items, haze):
     told = evaluate(model.method.predict, _told(loader.to(model.device), model.arm, len(names)), model.space, names)
     each = [(name, score) for name, score in told.pop("by_group").items() if score == score]
     faithful = {name: value or 0. for name, value in told["iou"].items()}
-    return dict(arm=model.arm, **told, iou_faithful=faithful,
+    return dict(arm=model.arm, condition=_condition(haze), **told, iou_faithful=faithful,
                 worst=[dict(name=n, miou=s) for n, s in sorted(each, key=lambda pair: pair[1])[:given.worst]])
 
 def _told(loader, arm, count):
@@ -106,21 +107,26 @@ def _told(loader, arm, count):
         last = now
         print(f"[{arm}] {seen}/{count} images, {(now - begin) / seen * (count - seen):.0f} s left", file=sys.stderr)
 
-# %% ../../nbs/949_commands.model.ipynb #3a475345
-_COLUMNS = dict(arm="arm", miou="mIoU", miou_faithful="faithful", boundary_miou="boundary",
+# %% ../../nbs/949_commands.model.ipynb #a078ecec
+_COLUMNS = dict(network="network", miou="mIoU", miou_faithful="faithful", boundary_miou="boundary",
                 image_miou_worst10="worst 10 %", accuracy="accuracy", ece="calibration", ms="ms/image")
 
 def _as_text(told):
     "The numbers for a terminal"
     from hotseg.results import table
-    rows = told["arms"]
-    classes = [{"class": name} | {row["arm"]: row["iou"][name] for row in rows} for name in rows[0]["iou"]]
-    heads = {"class": "class"} | {row["arm"]: row["arm"] for row in rows}
-    worst = [f"{row['arm']}: " + ", ".join(f"{w['name']} {w['miou']:.1f}" for w in row["worst"]) for row in rows]
-    return "\n".join([_heading(told), "", table(rows, _COLUMNS), "", "IoU of each class, %", "", table(classes, heads),
-                      *(["", "worst images, mIoU", *worst] if rows[0]["worst"] else [])])
+    rows, condition = told["arms"], told["condition"]
+    nets = {_network(row["arm"]): row for row in rows}
+    scores = [row | dict(network=f"{net}, {condition}") for net, row in nets.items()]
+    classes = [{"class": name} | {net: row["iou"][name] for net, row in nets.items()} for name in rows[0]["iou"]]
+    worst = [f"{net}: " + ", ".join(f"{w['name']} {w['miou']:.1f}" for w in row["worst"]) for net, row in nets.items()]
+    return "\n".join([_heading(told), "", table(scores, _COLUMNS), "", f"IoU of each class, %, {condition}", "",
+                      table(classes, {"class": "class"} | {net: net for net in nets}),
+                      *(["", f"worst images, mIoU, {condition}", *worst] if rows[0]["worst"] else [])])
+
+def _network(arm): return arm if arm == "net" else f"{arm} net"
 
 def _heading(told):
+    "What was scored, on what"
     size, haze = " x ".join(map(str, told["size_px"])), told["haze"]
     under = (f"haze {haze['strength_px']:g} px rms, correlation {haze['correlation_px']:g} px, at {haze['height']} rows"
              if haze else "no haze")
@@ -131,23 +137,15 @@ def export_verb(
     given,  # parsed arguments
 ):
     "hotseg export"
-    from hotseg.models.export import export_network
+    from hotseg.models.export import check_request, export_network
     from hotseg.saved import open_model
-    _check_target(given)
+    check_request(given.out, given.opset, given.tolerance, given.replace)
     model = open_model(given.model, given.arm)
     print(f"{model}: tracing, writing, comparing", file=sys.stderr)
     told = export_network(model.method, given.out, model.space, (model.rows, model.columns), _photos(given, model),
                           given.opset, given.tolerance, name=model.name, arm=model.arm, data=model.about["data"],
                           run_commit=model.record.get("commit"))
     print(json.dumps(told) if given.json else _told_export(given.out, told))
-
-def _check_target(given):
-    "Raise HotsegError where nothing can be written"
-    out = Path(given.out)
-    if out.exists() and not given.replace:
-        raise HotsegError("this file is there already", path=out, fix="name another, or --replace")
-    folder = out.absolute().parent
-    if not folder.is_dir(): raise HotsegError("no such folder", path=folder, fix="make it first")
 
 def _photos(given, model):
     "Real images, in the haze that the network knows"

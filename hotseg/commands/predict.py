@@ -28,7 +28,7 @@ def add_predict(
     one.add_argument("--labels", metavar="DIR",
                      help="the truth, PNGs with the pictures' names: adds scores and error maps")
     one.add_argument("--space", help="label space of --labels, or a .toml file; the model's by default")
-    one.add_argument("--ending", default="", help="what the labels' names have more than the pictures'")
+    one.add_argument("--ending", help="what the labels' names have more than the pictures'")
 
 def add_restore(
     verbs,  # what `add_subparsers` returned
@@ -41,14 +41,16 @@ def add_restore(
 
 def _shared(one):
     one.add_argument("model", help="folder or name of a run, or an embedded model: streets")
-    one.add_argument("src", help="image, folder, clip, LAYOUT/SPLIT, or held-out: what the run was scored on")
+    one.add_argument("src", help="image, folder (with its sub-folders, but not through links to folders), clip, "
+                     "LAYOUT/SPLIT, or held-out: what the run was scored on, through the run's haze")
     one.add_argument("out", help="folder to write; new, empty, or stopped at the same request")
     one.add_argument("--arm", help="arm of the run; its default by default")
     one.add_argument("--rows", type=_rows, metavar="N|native",
                      help="working rows; by default what the model was trained at")
     one.add_argument("--root", help="of a data set: its folder or the parent; HOTSEG_DATA or settings.ini by default")
     one.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
-    one.add_argument("--limit", type=whole, metavar="N", help="only the first N pictures")
+    one.add_argument("--limit", type=whole, metavar="N", help="only the first N pictures; 0: all")
+    one.add_argument("--clean", action="store_true", help="held-out without the run's haze")
     one.add_argument("--json", action="store_true", help="end with the manifest as JSON")
 
 def _rows(text):
@@ -60,31 +62,46 @@ def _rows(text):
 # %% ../../nbs/946_commands.predict.ipynb #9b2346eb
 def predict_verb(
     given,  # parsed arguments
-):
+):      # exits with 1 when a picture failed
     "hotseg predict"
     from hotseg.predict import Predictor
     from hotseg.predicted import PredictJob
+    _check_words(given)
     model = _model(given.model, given.arm, given.device)
     front = given.restore and _restoring(given.restore, given.restore_arm, given.device)
     media, source = _media(given, model)
     predictor = Predictor(model, given.rows, front or None)
     labels = given.labels and str(Path(given.labels).resolve())
-    job = PredictJob(predictor, media, given.out, source, given.format, labels)
+    job = PredictJob(predictor, media, given.out, source, given.format, labels, given.ending or "")
     _warn_of_rows(predictor, model)
-    if job.stored.lost: print(f"hotseg: stored as void: {', '.join(job.stored.lost)}", file=sys.stderr)
-    told = _run(job, given)
-    if not job.judge: return _end(told, given)
-    _end(told, given, read_json(job.answers.out/"scores.json"))
+    _warn_of_format(job.stored)
+    told, scores = _run(job, given), job.answers.out/"scores.json"
+    _end(told, given, read_json(scores) if job.judge and told["files"] else None)
+
+def _check_words(given):
+    "Raise HotsegError on words that would say nothing"
+    own = given.src == "held-out"
+    for name, other in dict(restore_arm="restore", **{} if own else dict(space="labels", ending="labels")).items():
+        if getattr(given, name) and not getattr(given, other):
+            raise HotsegError(f"--{name.replace('_', '-')} is for --{other}", value=getattr(given, name),
+                              fix=f"give --{other}, or leave it out")
+
+def _warn_of_format(stored):
+    "Say which classes cannot be told apart any more"
+    if stored.lost: _say(f"stored as void: {', '.join(stored.lost)}")
+    for name, classes in stored.merged.items(): _say(f"stored as {name}: {', '.join(classes)}")
+
+def _say(text): print(f"hotseg: {text}", file=sys.stderr)
 
 def _warn_of_rows(predictor, model, most=4):
     "Say it when a network will see everything at quite another size than in training"
     if predictor.rows == "native" or not model.rows / most <= predictor.rows <= model.rows * most:
-        print(f"hotseg: {model.name} was trained at {model.rows} rows; at --rows {predictor.rows} things may be too "
-              "large or too small for it", file=sys.stderr)
+        _say(f"{model.name} was trained at {model.rows} rows; at --rows {predictor.rows} things may be too large or "
+             "too small for it")
 
 def restore_verb(
     given,  # parsed arguments
-):
+):      # exits with 1 when a picture failed
     "hotseg restore"
     from hotseg.predict import RestorerAlone
     from hotseg.predicted import RestoreJob
@@ -106,14 +123,29 @@ def _restoring(where, arm, device):
 
 def _media(given, model):
     "The pictures, and where they are from"
-    from hotseg.data.media import ItemPictures, open_media, with_labels
+    from hotseg.data.media import with_labels
     from hotseg.labels import label_space
-    if given.src == "held-out": return ItemPictures(model.held_out(given.root)), "held-out"
-    media, path = open_media(given.src, given.root), Path(given.src).expanduser()
-    if getattr(given, "labels", None):
+    media, source = _held_out(given, model) if given.src == "held-out" else _opened(given)
+    if any(getattr(given, word, None) for word in ("labels", "space", "ending")):
         space = label_space(given.space) if given.space else model.space
-        media = with_labels(media, given.labels, space, given.ending)
-    return media, str(path.resolve()) if path.exists() else given.src
+        media = with_labels(media, given.labels, space, given.ending or "")
+    if media.warning: _say(media.warning)
+    return media, source
+
+def _opened(given):
+    "Pictures from anywhere"
+    from hotseg.data.media import open_media
+    if given.clean: raise HotsegError("--clean is for held-out: other pictures are taken as they are", value=given.src)
+    path = Path(given.src).expanduser()
+    return open_media(given.src, given.root, lenient=True), str(path.resolve()) if path.exists() else given.src
+
+def _held_out(given, model):
+    "What the run was scored on, as it was scored"
+    from hotseg.data.media import ItemPictures
+    haze = None if given.clean else model.haze()
+    if haze: _say(f"held-out through the run's haze, {haze.strength_px:g} px rms at {haze.height} rows; "
+                  "--clean leaves it out")
+    return ItemPictures(model.held_out(given.root), haze), "held-out"
 
 def _run(job, given):
     "The work, with progress; whoever interrupts it is told how to go on"
@@ -137,11 +169,19 @@ class Progress:
 WORST = 10  # pictures in the table
 
 def _end(told, given, scores=None):
-    "What was made; the worst pictures first"
-    if given.json: return print(json.dumps(told | (dict(scores=scores) if scores else {})))
-    if scores: print(_table(scores))
-    print(f"{given.out}: {len(told['files'])} of {told['pictures']} pictures, {told['seconds']} s each; "
-          f"{', '.join(told['kinds'])}; see prediction.json")
+    "What was made, the worst pictures first; and what was not"
+    if given.json: print(json.dumps(told | (dict(scores=scores) if scores else {})))
+    else: print(_text(told, given, scores))
+    for name, why in [*told["failed"].items()][:WORST]: _say(f"no answer for {name}: {why}")
+    if told["failed"]: _say(f"{len(told['failed'])} failed, see prediction.json; the same call tries again")
+    if "unread" in told: _say(told["unread"])
+    if told["failed"] or "unread" in told: sys.exit(1)
+
+def _text(told, given, scores):
+    "The result for a terminal"
+    return "\n".join([*([_table(scores)] if scores else []),
+                      f"{given.out}: {told['status']}, {len(told['files'])} of {told['pictures']} pictures, "
+                      f"{told['seconds']} s each; {', '.join(told['kinds'])}; see prediction.json"])
 
 def _table(scores):
     "Scores as text"

@@ -73,6 +73,8 @@ def list_action(
 ):
     "hotseg results list"
     from hotseg.results import list_runs, runs_table
+    if given.runs and not Path(given.runs).expanduser().is_dir():
+        raise HotsegError("no such folder of runs", path=given.runs, fix="name the parent of the run folders")
     facts = list_runs(given.family, given.runs, given.arm)
     if given.json: return print(json.dumps(facts))
     asked = given.columns.split(",") if given.columns else None

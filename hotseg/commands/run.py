@@ -63,13 +63,13 @@ def _finish(given, name, work):
     if before: print(f"hotseg: {name} is done already; to make it again, delete {folder} or give another --name",
                      file=sys.stderr)
     if given.json: print(json.dumps(rows))
-    else: print(f"\n{table(rows)}\n\n{_how_to_open(folder)}")
+    else: print(f"\n{table(rows)}\n\n{_how_to_open(folder, name)}")
 
 def _name(notebook, asked, accepted):
     "A run name that says what the run is"
     parts = [str(asked.get(n, accepted[n][0])) for n in ("data", "preset", "size", "seed") if n in accepted]
     return "-".join([notebook.rsplit("/", 1)[-1].removesuffix(".ipynb"), *parts])
 
-def _how_to_open(folder):
+def _how_to_open(folder, name):
     return "\n".join([f"run folder   {folder}", f"pictures     {folder/'figures'}",
-                      f"open it      make lab, then runs/{folder.name}/notebook.ipynb"])
+                      f"open it      hotseg lab {name}"])

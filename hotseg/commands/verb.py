@@ -37,8 +37,8 @@ def whole(
     text,  # digits
 ) -> int:  # raises what argparse turns into an error
     "A number from 0 up"
-    if int(text) >= 0: return int(text)
-    raise argparse.ArgumentTypeError(f"{text} is less than 0")
+    if text.isdecimal(): return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
 
 # %% ../../nbs/940_commands.verb.ipynb #aed87c21
 @contextlib.contextmanager

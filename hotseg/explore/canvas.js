@@ -2,6 +2,7 @@
 // Pixels are sampled at the size of the screen, so the cost of a redraw is that of the pixels seen, not of the image.
 
 const PATIENCE = 4000;   // ms without an answer until the views are marked
+const HINT = "Click a picture: then the wheel zooms, arrows move the cross hair; drag to pan. Alt-click a class to see it alone.";
 const PULSE = 2000;  // ms between looks whether there is a kernel
 const NOTHING = 255;     // a heat level or label id that is not drawn
 const WRONG = [220, 40, 40], PALE = "rgb(90,90,90)";
@@ -35,7 +36,7 @@ function figures(v) {
 function layerFrom(sent) {
   if (!sent || !sent.rows) return null;
   const bytes = bytesOf(sent.values);
-  const layer = { ...sent, values: bytes };
+  const layer = { ...sent, values: sent.kind === "marks" ? bits(bytes, sent.height * sent.width) : bytes };
   if (sent.kind === "labels") {
     layer.has = new Uint8Array(256);
     for (let i = 0; i < bytes.length; i++) layer.has[bytes[i]] = 1;
@@ -45,6 +46,13 @@ function layerFrom(sent) {
     layer.colours = wheel(layer);
   }
   return layer;
+}
+
+/** Marks, sent as bits, as one byte each. */
+function bits(bytes, count) {
+  const out = new Uint8Array(count);
+  for (let i = 0; i < count; i++) out[i] = (bytes[i >> 3] >> (7 - (i & 7))) & 1;
+  return out;
 }
 
 /** Flow as colours: hue is direction, saturation is length, white is no motion. */
@@ -333,7 +341,7 @@ class View {
       title: `${name}: click hides or shows, with Alt only this one`, click: (e) => this.toggle(i, e.altKey) }, make("i"), name));
     this.all = make("button", { type: "button", class: "hotseg-all", click: () => this.set("hidden", []) }, "All classes");
     this.legend = make("div", { class: "hotseg-legend", role: "group", "aria-label": "classes shown" }, ...this.chips, this.all);
-    this.readout = make("div", { class: "hotseg-readout", role: "status", "aria-live": "polite" });
+    this.readout = make("div", { class: "hotseg-readout", role: "status", "aria-live": "polite" }, HINT);
     this.note = make("div", { class: "hotseg-note", role: "status", hidden: true });
     this.brush = make("div", { class: "hotseg-brush", hidden: true });
     this.root = make("div", { class: "hotseg-canvas", "data-frame": 0, "data-stale": 0, "data-lm-suppress-shortcuts": "true",
@@ -349,7 +357,7 @@ class View {
     on("msg:custom", (message) => { if (message?.kind === "heard") this.heard(); });
     on("comm_live_update", () => this.later(0, () => this.lives()));
     on("comm:close", () => { this.gone = true; this.mark(); });
-    const pulse = setInterval(() => { if (!this.gone) this.lives(); }, PULSE);  // a kernel that was shut down says nothing
+    const pulse = setInterval(() => this.lives(), PULSE);
     this.undo.push(() => clearInterval(pulse));
     const watch = new ResizeObserver(() => { this.attached(); this.resize(); });
     watch.observe(this.grid);
@@ -386,7 +394,7 @@ class View {
     this.loading = true;
     try {
       do { this.again = false; await this.receive(); } while (this.again && !this.over);
-      this.fault = "";
+      if (this.fault) { this.fault = ""; this.mark(); }
     } catch (error) {
       this.fault = `these pictures could not be drawn: ${error.message}`;
       this.mark();
@@ -527,7 +535,7 @@ class View {
     this.cursor = cursor;
     const sight = this.window();
     for (const p of this.shownPanels()) p.cross(cursor, sight);
-    if (!cursor) { this.readout.replaceChildren("\u00a0"); return; }
+    if (!cursor) { this.readout.replaceChildren(HINT); return; }
     const [row, column] = cursor, says = this.shownPanels().map((p) => [p.layer.title, p.says(row, column)]);
     this.readout.replaceChildren(make("span", {}, `row ${row}, column ${column}`),
       ...says.map(([title, text]) => make("span", {}, `${title} `, make("b", {}, text))));
@@ -657,10 +665,14 @@ class View {
     this.mark();
   }
 
-  lives() {
+  /** Is there a kernel, and does it know this model? Nobody tells a view when either goes. */
+  async lives() {
     const manager = this.model.widget_manager, kernel = manager?.kernel;
-    const dead = manager && "kernel" in manager && (!kernel || kernel.isDisposed || kernel.status === "dead");
-    this.gone = Boolean(dead || this.root.closest(".jupyter-widgets-disconnected"));
+    let gone = manager && "kernel" in manager && (!kernel || kernel.isDisposed || kernel.status === "dead");
+    if (manager?.get_model && this.space.model && !gone)
+      gone = await manager.get_model(this.space.model).then((own) => own.comm_live === false, () => true);
+    if (this.over || this.gone === Boolean(gone)) return;
+    this.gone = Boolean(gone);
     this.mark();
   }
 

@@ -15,7 +15,7 @@ import numpy as np
 from traitlets import Bool, Bytes, Dict, Float, Int, List, Unicode
 
 from ..core import HotsegError
-from .pictures import LAYERS, Picture, check_sizes, figure_of, packed, photograph, same, same_image
+from .pictures import LAYERS, Picture, check_sizes, figure_of, same, same_image
 from ..palettes import safe_palette
 from ..show import heat
 
@@ -104,13 +104,19 @@ class Canvas(_Talking):
                  columns=3,  # panels in a row
                  width=None, # of the whole, CSS pixels; all there is by default
                 ):
+        if not hasattr(space, "palette"):
+            raise HotsegError("a canvas draws classes", value=type(space).__name__, fix="Canvas(LabelSpace, panels)")
+        if min(panels, columns) < 1: raise HotsegError("no panel to draw in", value=(panels, columns), fix="1 or more")
         self.space, self.shown, self._photos = space, [None] * panels, [None] * panels
         super().__init__(_described(space, min(columns, panels), width), panels)
+        self.setup = self.setup | dict(model=self.model_id)
 
     def show(self,
              pictures,  # list of Picture, one a panel; fewer leave the last panels out
             ):
         "Show these pictures, all of one size, at once"
+        if not isinstance(pictures, (list, tuple)):
+            raise HotsegError("not a list of pictures", value=type(pictures).__name__, fix="show([Picture(...)])")
         if len(pictures) > len(self.shown):
             raise HotsegError("more pictures than panels", value=len(pictures),
                               fix=f"Canvas(space, panels={len(pictures)})")
@@ -122,7 +128,7 @@ class Canvas(_Talking):
             picture,  # Picture of the same size as the others
            ):
         "Show a picture in one panel"
-        if i not in range(len(self.shown)):
+        if not isinstance(i, int) or i not in range(len(self.shown)):
             raise HotsegError("no such panel", value=i, fix=f"give 0 to {len(self.shown) - 1}")
         pictures = [*self.shown[:i], picture, *self.shown[i + 1:]]
         check_sizes([p for p in pictures if p])
@@ -131,7 +137,7 @@ class Canvas(_Talking):
     def still(self,
               dpi=110,  # dots an inch
              ):  # matplotlib Figure; raises HotsegError while nothing is shown
-        "The same view, drawn in Python"
+        "The same view, drawn in Python; flow in colours, whether or not there are arrows"
         space = replace(self.space, palette=safe_palette(self.space)) if self.safe else self.space
         return figure_of([p for p in self.shown if p], space, self.setup["columns"], self.view, dpi,
                          opacity=self.opacity, hidden=self.hidden, threshold=self.threshold)
@@ -149,7 +155,7 @@ class Canvas(_Talking):
     def _layer(self, i, picture, pictures):
         "A panel's layer and which panel's photograph lies under it"
         if picture is None: return {}
-        layer = getattr(self, f"layer{i}") if picture is self.shown[i] else packed(picture)
+        layer = getattr(self, f"layer{i}") if picture is self.shown[i] else picture.packed
         return layer | dict(photo=next((j for j in range(i + 1) if same_image(pictures[j], picture)), -1))
 
     def _encoded(self, i, picture, layer):
@@ -157,4 +163,4 @@ class Canvas(_Talking):
         if not layer or layer["photo"] != i: self._photos[i] = None; return b""
         if self._photos[i] is None or not same(self._photos[i], picture.image): self._photos[i] = picture.image.copy()
         else: return getattr(self, f"photo{i}")
-        return photograph(picture.image)
+        return picture.jpeg

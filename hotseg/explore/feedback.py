@@ -4,12 +4,9 @@
 
 # %% auto #0
 __all__ = ['FEEDBACK', 'PLAIN_ARMS', 'IOU_WORDS', 'round_pictures', 'class_change', 'errors', 'round_words', 'FeedbackPlayer',
-           'kept', 'loop_model', 'trained_rounds', 'plain_nets', 'plain_labels', 'iteration_count', 'haze_slider',
-           'check_classes', 'story']
+           'loop_model', 'trained_rounds', 'plain_nets', 'plain_labels', 'iteration_count', 'haze_slider', 'story']
 
-# %% ../../nbs/922_explore.feedback.ipynb #9966ab50
-from collections import OrderedDict
-from html import unescape
+# %% ../../nbs/922_explore.feedback.ipynb #bd87948a
 from textwrap import fill
 
 import ipywidgets as widgets
@@ -18,9 +15,10 @@ import torch
 
 from ..core import HotsegError
 from .canvas import Picture
-from .rounds import Given, Hazy, RollOut, class_ids, device_of, given_sight, image_iou
-from .views import (Explorer, as_model, chooser, class_bars_svg, draw_class_bars, fitting_items,
-                                  item_chooser, player, room_below, slider)
+from .charts import class_bars_svg, draw_class_bars, mean_of, told
+from .rounds import Given, Hazy, Panels, RollOut, Store, class_ids, device_of, given_sight, image_iou
+from .views import (Explorer, as_model, chooser, fitting_items, item_chooser, player, room_below, slider,
+                                  whole_number)
 from ..feedback.method import Restoration
 from ..labels import IGNORE
 from ..show import error_map, flow_to_image, overlay, panel
@@ -31,21 +29,25 @@ def round_pictures(
     looks,       # of a RollOut
     k,           # which of them
     plain=None,  # (H, W) labels of the plain net on the distorted image, or None
+    net="plain net", # its name
+    scaled=None, # how many of the looks set the scales of flow and weights; all by default
 ) -> list:       # of Picture
     "The panels of one round"
-    now, last, net = looks[k], f"{k - 1} → {k}" if k else "input → 0", "input → 0" if plain is None else "plain → 0"
-    changed = class_change(looks, k, plain)
+    now, last, net = looks[k], f"{k - 1} → {k}" if k else "input → 0", "input → 0" if plain is None else f"{net} → 0"
+    changed, scale = class_change(looks, k, plain), looks[:scaled]
     views = [Picture("distorted", sight.photo), Picture(f"restored, round {k}", now.restored),
-             Picture(f"flow, round {k}", sight.photo, flow=now.flow)]
+             Picture(f"flow, round {k}", sight.photo, flow=now.flow, high=_longest(scale))]
     mind = [Picture(f"prediction, round {k}", now.restored, labels=now.labels)]
     change = [Picture(f"class change, {last if k else net}", sight.scene, marks=changed),
               Picture(f"image change, {last}", sight.scene, heat=now.change, low=0, unit="levels",
                       high=max(8., float(np.percentile(now.change, 99.5))))]
     if sight.truth is None: return views + mind + change
-    wrong, high = errors(now.labels, sight.truth), max(float(look.weights.max()) for look in looks)
+    wrong, high = errors(now.labels, sight.truth), max(float(look.weights.max()) for look in scale)
     return [*views, Picture("truth", sight.scene, labels=sight.truth), *mind,
             Picture(f"errors, round {k}", sight.scene, marks=wrong), *change,
             Picture(f"weights, round {k}", sight.scene, heat=now.weights, low=0, high=high or 1.)]
+
+def _longest(looks): return max(1e-3, *(look.longest for look in looks))
 
 def class_change(
     looks,       # of a RollOut
@@ -75,7 +77,8 @@ def round_words(
     place = f"round {k} of {trained} trained" if k <= trained else f"round {k}, beyond the {trained} trained"
     off = None if looks[k].error is None else (f"restored image off by {looks[k].error:.1f} grey levels "
                                               f"(distorted: {sight.off:.1f})")
-    return " · ".join(part for part in (place, sight.strength, off, _change_words(sight, looks, k, plain)) if part)
+    parts = place, sight.resized, sight.strength, off, _change_words(sight, looks, k, plain)
+    return " · ".join(part for part in parts if part)
 
 def _change_words(sight, looks, k, plain):
     "How many pixels changed class, and whether that was good"
@@ -89,9 +92,8 @@ def _change_words(sight, looks, k, plain):
 
 # %% ../../nbs/922_explore.feedback.ipynb #0f77867a
 FEEDBACK = (("real", "real"), ("zeroed", "none"), ("of another image", "other"))
-PLAIN_ARMS = "clean", "finetuned"  # arms of a run that have no restorer
+PLAIN_ARMS = "clean", "finetuned"  # arms of a run that have no restorer; "clean net" on controls and pictures
 IOU_WORDS = '<div style="margin-top:6px">IoU of each class on this image; beside each name, the mean</div>'
-_ROOM = 8                          # roll-outs and scenes kept
 
 class FeedbackPlayer(Explorer):
     "Scrub through the rounds of the feedback loop on an image"
@@ -101,7 +103,7 @@ class FeedbackPlayer(Explorer):
                  items=None,       # see `data.sets`; the images a saved model was scored on by default
                  index=0,          # which of them at first
                  iterations=None,  # rounds to scrub through; twice the trained ones by default
-                 distorted=None, clean=None, target=None,  # one image instead of items: see `given_sight`
+                 distorted=None, clean=None, target=None,  # one image instead of items: see `rounds.given_sight`
                  space=None,       # LabelSpace of a loop in memory; the items' by default
                  haze=None,        # Turbulence; the model's by default
                  arm=None,         # of a run: feedback or restored; the run's default
@@ -111,7 +113,7 @@ class FeedbackPlayer(Explorer):
         self.trained = trained_rounds(self.model)
         self.source = self._source(items, haze, (distorted, clean, target))
         self.nets = plain_nets(self.model, plain)
-        self._sights, self._rolls, self._plain = OrderedDict(), OrderedDict(), OrderedDict()
+        self.store = Store()
         self.bars = widgets.HTML()
         panels = 6 if isinstance(self.source, Given) and self.source.scene.truth is None else 9
         super().__init__(self.model.space, panels, 3, self._build(index, iterations), [self.bars])
@@ -119,11 +121,9 @@ class FeedbackPlayer(Explorer):
 
     def _source(self, items, haze, given):
         "Where images come from"
-        if given[0] is None:
-            return Hazy(fitting_items(self.model, items), haze or self.model.haze())
-        scene = given_sight(*given)
-        if scene.truth is not None: check_classes(scene.truth, self.model.space)
-        return Given(scene)
+        if all(part is None for part in given):
+            return Hazy(fitting_items(self.model, items), self.model.haze() if haze is None else haze)
+        return Given(given_sight(self.model, *given))
 
     def _build(self, index, iterations):
         "The controls"
@@ -139,22 +139,22 @@ class FeedbackPlayer(Explorer):
 
     def sight(self, i):
         "The scene of one item at the chosen strength"
-        key = i, self.strength.value
-        return kept(self._sights, key, lambda: self.source.sight(i, self.strength.value))
+        key = "sight", i, self.strength.value
+        return self.store.get(key, lambda: self.source.sight(i, self.strength.value))
 
     def roll_out(self, feedback=None) -> RollOut:
         "The rounds of the chosen image"
         i, feedback = self.image.value, feedback or self.feedback.value
         other = self.sight((i + 1) % len(self.source.names)) if feedback == "other" else None
-        key = i, self.strength.value, feedback
-        return kept(self._rolls, key, lambda: RollOut(self.model, self.sight(i), feedback, other))
+        key = "rounds", i, self.strength.value, feedback
+        return self.store.get(key, lambda: RollOut(self.model, self.sight(i), feedback, other))
 
     def plain_labels(self):
         "What the plain net says of the distorted image, or None"
         name, sight = self.against.value, self.sight(self.image.value)
         if name not in self.nets: return None
         key = name, self.image.value, self.strength.value
-        return kept(self._plain, key, lambda: plain_labels(self.nets[name](), sight, self.space))
+        return self.store.get(key, lambda: plain_labels(self.nets[name](), sight, self.space))
 
     def looks(self):
         "The rounds up to the chosen one, or the trained ones"
@@ -164,8 +164,19 @@ class FeedbackPlayer(Explorer):
         sight, looks, plain = self.sight(self.image.value), self.looks(), self.plain_labels()
         k = min(self.round.value, len(looks) - 1)
         self.say(round_words(sight, looks, k, self.trained, plain))
-        if sight.truth is not None: self.bars.value = IOU_WORDS + class_bars_svg(self.space, self.iou(k))
-        return round_pictures(sight, looks, k, plain)
+        self.redraw()
+        key = "panels", *(chosen.value for chosen in (self.image, self.strength, self.feedback, self.against)), k
+        return self.store.get(key, lambda: Panels(round_pictures(sight, looks, k, plain, self.against.value,
+                                                                 self.trained + 1)))
+
+    def redraw(self):
+        truth = self.sight(self.image.value).truth
+        if truth is not None: self.bars.value = IOU_WORDS + class_bars_svg(self.coloured, self.iou(self.round.value))
+
+    def close(self):
+        "Take down every widget of this player, and forget its roll-outs"
+        super().close()
+        self.store.clear()
 
     def iou(self,
             k,  # a round
@@ -174,7 +185,7 @@ class FeedbackPlayer(Explorer):
         looks, truth, plain = self.roll_out().upto(k), self.sight(self.image.value).truth, self.plain_labels()
         if truth is None: raise HotsegError("no IoU without truth", value=self.image.label, fix="target=...")
         k = len(looks) - 1
-        sides = {} if plain is None else {f"{self.against.value} net": plain}
+        sides = {} if plain is None else {self.against.value: plain}
         sides |= {"round 0": looks[0].labels} | ({f"round {k}": looks[k].labels} if k else {})
         return {name: image_iou(labels, truth, self.space) for name, labels in sides.items()}
 
@@ -183,26 +194,15 @@ class FeedbackPlayer(Explorer):
              ):  # matplotlib Figure
         "The same on paper"
         sight, looks, k = self.sight(self.image.value), self.looks(), self.round.value
-        if every: return story(sight, looks, self.space, self.plain_labels())
+        if every: return story(sight, looks, self.coloured, self.plain_labels(), self.against.value)
         figure = super().still()
         if sight.truth is None: return figure
         ax = room_below(figure, 2.3, bottom=.8)
-        draw_class_bars(ax, self.space, self.iou(k))
-        ax.set_xlabel(fill(unescape(self.note.value), 140), fontsize=7.5)
+        draw_class_bars(ax, self.coloured, self.iou(k))
+        ax.set_xlabel(fill(self.words, 140), fontsize=7.5, parse_math=False)
         return figure
 
-# %% ../../nbs/922_explore.feedback.ipynb #9e1f28f9
-def kept(
-    store,  # OrderedDict
-    key,    # what is asked for
-    make,   # function without arguments that makes it
-):
-    "The value of `key`, made once; what was not asked for lately is forgotten"
-    if key not in store: store[key] = make()
-    store.move_to_end(key)
-    if len(store) > _ROOM: store.popitem(last=False)
-    return store[key]
-
+# %% ../../nbs/922_explore.feedback.ipynb #fb5e44db
 def loop_model(
     where, space=None, arm=None,  # as for `views.as_model`
 ):  # Model or Live; raises HotsegError when it cannot be rolled out
@@ -223,10 +223,12 @@ def plain_nets(
     plain=None,  # network or method
 ) -> dict:       # name -> function that gives a method
     "Nets that see the distorted image as it is"
-    if plain is not None: return dict(plain=lambda: as_model(plain, model.space).method)
+    if plain is not None:
+        method = as_model(plain, model.space).method
+        return {"plain net": lambda: method}
     if not hasattr(model, "folder"): return {}
     names = [name for name in PLAIN_ARMS if name in model.arms]
-    return {name: (lambda name=name: as_model(model.folder, arm=name).method) for name in names}
+    return {f"{name} net": (lambda name=name: as_model(model.folder, arm=name).method) for name in names}
 
 def plain_labels(
     method,  # Method
@@ -243,9 +245,7 @@ def iteration_count(
 ) -> int:  # raises HotsegError when it is no count
     "How far the slider goes: twice the trained rounds by default, 0 for a restorer alone"
     if asked is None or not trained: return 2 * trained
-    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 0:
-        raise HotsegError("this is no number of rounds", value=asked, fix="iterations=0 or more")
-    return asked
+    return whole_number(asked, "iterations=0 or more")
 
 def haze_slider(
     haze,  # Turbulence, or None
@@ -255,26 +255,18 @@ def haze_slider(
     return slider(f"haze, px at {rows} rows" if rows else "haze, px", usual, 0., 2 * (usual or 1.), .1,
                   disabled=not haze, continuous_update=False, readout_format=".1f")
 
-def check_classes(
-    truth,  # (H, W) uint8
-    space,  # LabelSpace
-):
-    "Raise HotsegError when a label holds ids that are no classes"
-    stray = [v for v in np.unique(truth).tolist() if v >= len(space) and v != IGNORE]
-    if stray: raise HotsegError("the label holds ids that are no classes of the model", value=stray,
-                                fix=f"training ids of '{space.name}', void = {IGNORE}")
-
 # %% ../../nbs/922_explore.feedback.ipynb #f94daf57
 def story(
     sight,       # Sight
     looks,       # of a RollOut
     space,       # LabelSpace
     plain=None,  # (H, W) labels of the plain net, or None
+    net="plain net", # its name
 ):  # matplotlib Figure
     "All rounds of a roll-out as one figure"
-    flows = [look.flow for look in looks] + ([] if sight.sample is None else [sight.sample.flow[0].numpy()])
-    longest = max(float(np.percentile(np.hypot(*flow), 99)) for flow in flows)
-    columns = [_story_start(sight, space, plain)]
+    true = 0. if sight.sample is None else float(np.percentile(np.hypot(*sight.sample.flow[0].numpy()), 99))
+    longest = max(_longest(looks), true)
+    columns = [_story_start(sight, space, plain, net)]
     columns += [_story_round(sight, k, look, space, longest) for k, look in enumerate(looks)]
     if sight.truth is not None: columns.append(_story_end(sight, space, longest))
     blank = "", np.full_like(sight.photo, 255)
@@ -282,11 +274,11 @@ def story(
     grid = [column.get(line, blank) for line in range(lines) for column in columns]
     return panel([image for _, image in grid], [title for title, _ in grid], len(columns), 2.4)
 
-def _story_start(sight, space, plain):
+def _story_start(sight, space, plain, net):
     "What comes in, and what a plain net makes of it: line -> title and picture"
     column = {0: ("distorted", sight.photo)}
     if plain is None: return column
-    column[2] = "prediction, plain net", overlay(sight.photo, plain, space)
+    column[2] = f"prediction, {net}", overlay(sight.photo, plain, space)
     if sight.truth is None: return column
     return column | {3: (_error_words(sight, plain, space), error_map(sight.scene, plain, sight.truth))}
 
@@ -304,4 +296,4 @@ def _story_end(sight, space, longest):
     return column | {1: ("true flow", flow_to_image(sight.sample.inverse()[0], longest))}
 
 def _error_words(sight, labels, space):
-    return f"errors, mIoU {np.nanmean(image_iou(labels, sight.truth, space)):.1f}"
+    return f"errors, mIoU {told(mean_of(image_iou(labels, sight.truth, space)), '.1f')}"

@@ -7,14 +7,14 @@ __all__ = ['LAYERS', 'Picture', 'photograph', 'packed', 'same', 'same_image', 'c
 
 # %% ../../nbs/917_explore.pictures.ipynb #49ac0dd2
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 import torch
-from matplotlib.patches import Patch
 
 from ..core import HotsegError
-from ..show import flow_to_image, heat, panel, to_image
+from ..show import class_patches, flow_to_image, heat, panel, to_image
 
 # %% ../../nbs/917_explore.pictures.ipynb #c6cbe595
 LAYERS = ("labels", "heat", "flow", "marks")
@@ -25,9 +25,9 @@ class Picture:
     title: str                   # a word or two, shown above the panel
     image: object = None         # (H, W, 3) uint8, or a tensor (3, H, W) in 0..1
     labels: object = None        # (H, W) uint8 training ids; an id without a class is void
-    heat: object = None          # (H, W) real numbers; NaN stays empty
+    heat: object = None          # (H, W) real numbers; what is not finite stays empty
     low: "float | None" = None   # heat drawn darkest; the smallest by default
-    high: "float | None" = None  # heat drawn brightest; the largest by default
+    high: "float | None" = None  # heat drawn brightest, or flow (px) in full colour; the largest by default
     unit: str = ""               # unit of the heat, e.g. `nats`
     flow: object = None          # (2, H, W) pixels, along columns then rows
     marks: object = None         # (H, W) bool, e.g. wrong pixels
@@ -40,6 +40,7 @@ class Picture:
         for name in parts: object.__setattr__(self, name, _settled(self, name))
         _settle_size(self)
         if self.layer == "heat": _settle_range(self)
+        if self.layer == "flow": _settle_longest(self)
 
     @property
     def layer(self):
@@ -50,6 +51,22 @@ class Picture:
     def size(self):
         "Rows and columns"
         return self.image.shape[:2] if self.image is not None else getattr(self, self.layer).shape[-2:]
+
+    @cached_property
+    def packed(self):
+        "The layer as it travels, made once"
+        return packed(self)
+
+    @cached_property
+    def jpeg(self):
+        "The image as it travels, made once"
+        return photograph(self.image)
+
+    @property
+    def nbytes(self):
+        "Bytes of what was made to travel; its arrays belong to whoever gave them"
+        made = vars(self)
+        return len(made.get("jpeg", b"")) + len(made.get("packed", dict(values=b""))["values"])
 
 # %% ../../nbs/917_explore.pictures.ipynb #ca16b3ba
 _WANTED = {"image": "(H, W, 3) uint8, or a tensor (3, H, W) in 0..1", "heat": "(H, W) real numbers",
@@ -95,8 +112,19 @@ def _settle_range(picture):
     finite = picture.heat[np.isfinite(picture.heat)]
     ends = (float(finite.min()), float(finite.max())) if finite.size else (0., 1.)
     low, high = (end if given is None else float(given) for given, end in zip((picture.low, picture.high), ends))
-    if not low <= high < np.inf: _bad(picture, "has a range that runs backwards", (low, high), "give low below high")
+    if not -np.inf < low <= high < np.inf:
+        _bad(picture, "has a range that runs backwards, or for ever", (low, high), "give low below high")
     for name, value in (("low", low), ("high", high)): object.__setattr__(picture, name, value)
+
+def _longest(flow):
+    "The length that few pixels exceed"
+    return max(float(np.percentile(np.hypot(*flow[:, ::4, ::4]), 99)), 1e-6)
+
+def _settle_longest(picture):
+    "Fill in the length that a flow shows in full colour"
+    longest = _longest(picture.flow) if picture.high is None else float(picture.high)
+    if not 0 < longest < np.inf: _bad(picture, "has a flow scale that is no length", picture.high, "pixels above 0")
+    object.__setattr__(picture, "high", longest)
 
 # %% ../../nbs/917_explore.pictures.ipynb #2620d6d1
 def photograph(
@@ -109,28 +137,27 @@ def photograph(
 
 def _levels(values, low, high):
     "Steps 0..254 between the ends, 255 where there is no number"
-    share = (values - low) * (254 / max(high - low, 1e-12))
-    return np.where(np.isnan(share), 255, np.rint(share.clip(0, 254))).astype(np.uint8)
+    with np.errstate(all="ignore"):  # what is not finite becomes 255, whatever it is cast to
+        share = (values - np.float32(low)) * np.float32(254 / max(high - low, 1e-12))
+        levels = np.rint(np.clip(share, 0, 254, out=share), out=share).astype(np.uint8)
+    return np.where(np.isfinite(values), levels, np.uint8(255))
 
 def _thin(flow, columns=512):
-    "A flow as int16 at no more than `columns`, its step in pixels, and the length drawn in full colour"
+    "A flow as int16 at no more than `columns`, and its step in pixels"
     width = min(columns, flow.shape[2])
     height = max(1, round(flow.shape[1] * width / flow.shape[2]))
     small = np.stack([cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA) for part in flow])
     step = max(float(np.abs(small).max()), 1e-6) / 32767
-    return np.rint(small / step).astype(np.int16), step, _longest(flow)
-
-def _longest(flow):
-    "The length that few pixels exceed"
-    return max(float(np.percentile(np.hypot(*flow[:, ::4, ::4]), 99)), 1e-6)
+    return np.rint(small / step).astype(np.int16), step
 
 def packed(
     picture,  # Picture
-) -> dict:    # `values` are bytes: uint8 labels, marks or levels of heat, int16 flow; the rest is JSON
+) -> dict:    # `values` are bytes: uint8 labels or levels of heat, bits of marks, int16 flow; the rest is JSON
     "A layer as it travels to the browser"
     (values, more), (rows, columns) = _travelling(picture), picture.size
+    flat = np.packbits(values) if picture.layer == "marks" else values
     return dict(title=picture.title, kind=picture.layer or "none", rows=rows, columns=columns,
-                height=values.shape[-2], width=values.shape[-1], values=values.tobytes()) | more
+                height=values.shape[-2], width=values.shape[-1], values=flat.tobytes()) | more
 
 def _travelling(picture):
     "The numbers of a layer as they travel, and what it takes to read them"
@@ -138,8 +165,8 @@ def _travelling(picture):
     if picture.layer == "heat":
         return _levels(layer, picture.low, picture.high), dict(low=picture.low, high=picture.high, unit=picture.unit)
     if picture.layer == "flow":
-        values, step, longest = _thin(layer)
-        return values, dict(step=step, longest=longest)
+        values, step = _thin(layer)
+        return values, dict(step=step, longest=picture.high)
     return np.zeros((1, 0), np.uint8) if layer is None else layer, {}
 
 # %% ../../nbs/917_explore.pictures.ipynb #0168cb7f
@@ -189,9 +216,10 @@ def _coloured(picture, space, hidden, threshold):
     if picture.layer == "labels": return space.colour_lut[layer], (layer < len(space)) & ~np.isin(layer, hidden)
     if picture.layer == "marks": return _WRONG * layer[..., None], layer > 0
     if picture.layer == "flow":
-        return flow_to_image(torch.from_numpy(layer), _longest(layer)), np.ones(layer.shape[1:], bool)
+        return flow_to_image(torch.from_numpy(layer), picture.high), np.ones(layer.shape[1:], bool)
     least = picture.low + threshold * (picture.high - picture.low)
-    return heat(np.nan_to_num(layer), picture.low, picture.high), layer >= least
+    shown = np.nan_to_num(layer, nan=picture.low).clip(picture.low, picture.high)
+    return heat(shown, picture.low, picture.high), np.isfinite(layer) & (layer >= least)
 
 _WRONG, _PALE = np.array([220, 40, 40], np.uint8), 90
 
@@ -252,7 +280,7 @@ def _present(pictures, classes):
 
 def _add_classes(figure, space, ids, columns):
     "The colours and names of these classes, under the panels"
-    patches = [Patch(color=np.array(space.palette[i]) / 255, label=space.classes[i]) for i in sorted(ids)]
+    patches = class_patches(space, sorted(ids))
     if not patches: return
     figure.set_figheight(figure.get_figheight() + .1 + .18 * -(-len(patches) // columns))
     figure.legend(handles=patches, ncols=columns, loc="outside lower center", frameon=False, fontsize=8)
