@@ -157,7 +157,7 @@ def test_the_table_names_every_arm(finished):
     called, folder = finished
     arms = [r["arm"] for r in json.loads((folder/"metrics.json").read_text())]
     assert arms == ["clean", "distorted", "fine-tuned", "restored", "feedback"]
-    assert all(arm in called.stdout for arm in arms) and "make lab" in called.stdout
+    assert all(arm in called.stdout for arm in arms) and "hotseg lab smoke" in called.stdout
 
 
 def test_every_training_reports(finished):

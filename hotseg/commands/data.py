@@ -10,7 +10,7 @@ import json, sys
 from dataclasses import replace
 from pathlib import Path
 
-from .verb import add_verb, assignment, whole
+from .verb import add_verb, options_of, whole
 from ..core import HotsegError
 
 # %% ../../nbs/941_commands.data.ipynb #84012d61
@@ -90,8 +90,7 @@ def check_action(
 ):
     "hotseg data check; exits with 1 when something is wrong"
     from hotseg.data.check import check_root
-    words = dict(true=True, false=False)
-    options = {k: words.get(v, v) for k, v in map(assignment, given.option)}
+    options = options_of(given.option)
     if given.partial: options["complete"] = False
     report = check_root(given.root, given.layout, given.split, given.workers, **options)
     if report.ok: report = _as_written(report, given.root)

@@ -9,7 +9,7 @@ __all__ = ['eval_verb', 'export_verb', 'add_model']
 import json, sys, time
 from dataclasses import asdict, replace
 
-from .verb import add_verb, assignment, whole
+from .verb import add_verb, options_of, whole
 from ..core import HotsegError
 
 # %% ../../nbs/949_commands.model.ipynb #9082a9ff
@@ -28,9 +28,7 @@ def _items(given, model):
     if not given.data: return _own_items(given, model, size)
     from hotseg.data.layouts import open_items
     from hotseg.data.sets import MappedItems, Resized
-    words = dict(true=True, false=False)
-    options = {name: words.get(value, value) for name, value in map(assignment, given.option)}
-    items = open_items(given.data, given.root, **options)
+    items = open_items(given.data, given.root, **options_of(given.option))
     if None in getattr(items, "labels", ()): raise HotsegError("these images have no labels", value=given.data)
     if items.space.classes != model.space.classes: items = MappedItems(items, model.space)
     return Resized(items, *size, cache=False) if size else items

@@ -48,7 +48,7 @@ def _shared(one):
     one.add_argument("--rows", type=_rows, metavar="N|native",
                      help="working rows; by default what the model was trained at")
     one.add_argument("--root", help="of a data set: its folder or the parent; HOTSEG_DATA or settings.ini by default")
-    one.add_argument("--device", default="cpu", help="cpu (default), cuda, ...")
+    one.add_argument("--device", help="cpu | cuda; the fastest by default")
     one.add_argument("--limit", type=whole, metavar="N", help="only the first N pictures; 0: all")
     one.add_argument("--clean", action="store_true", help="held-out without the run's haze")
     one.add_argument("--json", action="store_true", help="end with the manifest as JSON")
