@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['HotsegError', 'project_root', 'Settings', 'default_device', 'data_root', 'stable_seed', 'torch_rng', 'numpy_rng',
-           'seed_everything', 'sync', 'atomic_path', 'atomic_folder', 'recover_folder', 'write_json', 'read_json',
-           'inside', 'embedded', 'in_processes', 'in_words']
+           'seed_everything', 'sync', 'writable', 'atomic_path', 'atomic_folder', 'recover_folder', 'write_json',
+           'read_json', 'inside', 'embedded', 'in_processes', 'in_words']
 
 # %% ../nbs/000_core.ipynb #a7fa58cc
 import contextlib, hashlib, json, multiprocessing, os, platform, random, re, shutil
@@ -133,6 +133,17 @@ def sync(
     handle = os.open(path, os.O_RDONLY)
     try: os.fsync(handle)
     finally: os.close(handle)
+
+@contextlib.contextmanager
+def writable(
+    path,  # file or folder that is being written
+    what="this cannot be written",  # said when it cannot
+):  # raises HotsegError in place of the system's OSError
+    "Turn the system's refusal to write into an error that names the place"
+    try: yield
+    except OSError as e:
+        raise HotsegError(what, path=path, value=e.strerror or str(e),
+                          fix="make room there, or name a place that you may write to") from None
 
 @contextlib.contextmanager
 def atomic_path(

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 import hotseg
-from .core import HotsegError, inside, read_json, write_json
+from .core import HotsegError, inside, read_json, writable, write_json
 from .data.media import Media, guard_output, write_clip
 from .data.photos import read_picture
 from .data.pictures import write_picture
@@ -161,7 +161,7 @@ class Answers:
     @contextlib.contextmanager
     def writing(self):
         "Hold the folder; say in the manifest how it ended"
-        with _writable(self.out):
+        with writable(self.out, "the output folder cannot be written"):
             if not self.file.exists(): self.tell("writing")
             lock = self._hold()
             try:
@@ -181,14 +181,6 @@ class Answers:
         with contextlib.suppress(OSError, HotsegError):
             if read_json(self.file)["status"] == "writing": self.tell("stopped")
         lock.release()
-
-@contextlib.contextmanager
-def _writable(folder):
-    "Turn the system's refusal into an error that names the folder"
-    try: yield
-    except OSError as e:
-        raise HotsegError("the output folder cannot be written", path=folder, value=str(e),
-                          fix="make room there, or give another folder; the same call then goes on") from None
 
 # %% ../nbs/898_predicted.ipynb #4e7f06d3
 def chosen(

@@ -204,7 +204,7 @@ def test_eval_side_by_side(hotseg):
     "Arms are columns; every class is a line; progress is not among the results"
     words = ("eval", "streets", "cityscapes/val", "--root", embedded("small/streets"), "--arm", "all")
     code, out, err = hotseg(*words)
-    assert code == 0 and "images" in err and "images," in out and "left" not in out
+    assert code == 0 and "s an image" in err and "images," in out and "left" not in out
     lines = out.splitlines()
     assert next(line for line in lines if line.startswith("class")).split() == "class clean net feedback net".split()
     assert all(any(line.startswith(f"{arm} net, in haze 12 px ") for line in lines) for arm in ("clean", "feedback"))

@@ -9,8 +9,7 @@ __all__ = ['add_distort', 'distort_verb']
 import json, sys
 from pathlib import Path
 
-from .predict import Progress
-from .verb import add_verb, terminable, whole
+from .verb import ProgressLine, add_verb, terminable, whole
 
 # %% ../../nbs/947_commands.distort.ipynb #732f5096
 def add_distort(
@@ -54,7 +53,7 @@ def distort_verb(
 def _run(job, limit):
     "The work, with progress; whoever interrupts it is told how to go on"
     with terminable():
-        try: return job.run(limit, Progress())
+        try: return job.run(limit, ProgressLine())
         except KeyboardInterrupt:
             print(f"\nhotseg: interrupted; the same call goes on in {job.answers.out}", file=sys.stderr)
             raise

@@ -9,7 +9,7 @@ __all__ = ['eval_verb', 'export_verb', 'add_model']
 import json, sys, time
 from dataclasses import asdict, replace
 
-from .verb import add_verb, options_of, whole
+from .verb import ProgressLine, add_verb, options_of, whole
 from ..core import HotsegError
 
 # %% ../../nbs/949_commands.model.ipynb #9082a9ff
@@ -96,14 +96,11 @@ def _score(given, model, items, haze):
 
 def _told(loader, arm, count):
     "Batches, with a line on stderr now and then"
-    begin = last = time.monotonic()
-    seen = 0
+    begin, seen, say = time.monotonic(), 0, ProgressLine(f"[{arm}] ")
     for batch in loader:
         yield batch
-        seen, now = seen + len(batch[0]), time.monotonic()
-        if now - last < 2 and seen < count: continue
-        last = now
-        print(f"[{arm}] {seen}/{count} images, {(now - begin) / seen * (count - seen):.0f} s left", file=sys.stderr)
+        seen += len(batch[0])
+        say(0, seen, count, time.monotonic() - begin)
 
 # %% ../../nbs/949_commands.model.ipynb #a078ecec
 _COLUMNS = dict(network="network", miou="mIoU", miou_faithful="faithful", boundary_miou="boundary",

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..core import HotsegError, atomic_path
+from ..core import atomic_path, writable
 
 # %% ../../nbs/104_data.pictures.ipynb #ce17fe91
 def write_picture(
@@ -22,11 +22,8 @@ def write_picture(
     quality=92,    # of a JPEG, 1..100
 ):                 # raises HotsegError when it cannot be written
     "A picture file"
-    try:
-        with atomic_path(path) as p: _encode(p, Path(path).suffix, pixels, colours, quality)
-    except OSError as e:
-        raise HotsegError("cannot be written", path=path, value=e.strerror or str(e),
-                          fix="make room there, or give an output folder that you may write to") from None
+    with writable(path, "the picture cannot be written"), atomic_path(path) as p:
+        _encode(p, Path(path).suffix, pixels, colours, quality)
 
 def _encode(p, suffix, pixels, colours, quality):
     "Pixels into the file `p`"

@@ -26,6 +26,8 @@ from ..data.sets import Resized
 from .canvas import Canvas
 from ..palettes import safe_palette
 from ..saved import open_model
+from ..train.learner import Segmentation
+from ..train.players import Player
 
 # %% ../../nbs/921_explore.views.ipynb #feb9600b
 @dataclass
@@ -48,10 +50,6 @@ class Live:
         "The distortion it was trained for: not known"
         return None
 
-class _Predicts:
-    "A bare network as a method"
-    def __init__(self, network): self.modules, self.predict = nn.ModuleDict(dict(network=network)), network
-
 def as_model(
     where,       # run folder, run name, embedded model, Model, Method, or network
     space=None,  # LabelSpace of a method or network in memory
@@ -60,7 +58,8 @@ def as_model(
     "A model to look at"
     if isinstance(where, (str, Path)): return open_model(where, arm)
     if hasattr(where, "method") and hasattr(where, "space"): return where
-    method = where if hasattr(where, "predict") else _Predicts(where) if isinstance(where, nn.Module) else None
+    bare = isinstance(where, nn.Module) and not hasattr(where, "predict")
+    method = Segmentation(Player(where, mode="eval")) if bare else where if hasattr(where, "predict") else None
     if method is None:
         raise HotsegError("this is no model", value=type(where).__name__, fix="a run, an embedded model, or a method")
     if space is None:

@@ -6,8 +6,8 @@
 __all__ = ['FREEDOMS', 'OPSETS', 'FORMATS', 'ROUNDING', 'Exportable', 'multiple_of', 'need_onnx', 'Exported', 'differences',
            'check_request', 'export_network']
 
-# %% ../../nbs/308_models.export.ipynb #5672c438
-import contextlib, copy, io, json, tempfile, warnings
+# %% ../../nbs/308_models.export.ipynb #da9815cf
+import copy, io, json, tempfile, warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core import HotsegError, atomic_path, torch_rng
+from ..core import HotsegError, atomic_path, torch_rng, writable
 from ..labels import LabelSpace, space_from_dict
 from .pad import pad_to_multiple
 from .unet import UNet
@@ -202,15 +202,7 @@ def check_request(
                                                      f"less than 1, and no less than float32 can tell, {least:.1e}")
     folder = path.absolute().parent
     if not folder.is_dir(): raise HotsegError("no such folder", path=folder, fix="make it first")
-    with _writable(path), tempfile.TemporaryFile(dir=folder): return path
-
-@contextlib.contextmanager
-def _writable(path):
-    "Turn the system's refusal into an error that names the file"
-    try: yield
-    except OSError as e:
-        raise HotsegError("the file cannot be written", path=path, value=e.strerror or str(e),
-                          fix="make room there, or name a place that you may write to") from None
+    with writable(path, "the file cannot be written"), tempfile.TemporaryFile(dir=folder): return path
 
 # %% ../../nbs/308_models.export.ipynb #e752429f
 def export_network(
@@ -231,7 +223,7 @@ def export_network(
     program, example, free = _trace(net, rows, columns, multiple)
     record = _record(space, size_px, free, multiple, about) | (dict(opset=opset) if kind == ".onnx" else {})
     probes = _probes(example, free, multiple, images)
-    with _writable(path), atomic_path(path) as unchecked:
+    with writable(path, "the file cannot be written"), atomic_path(path) as unchecked:
         FORMATS[kind][0](program, example, free, record, unchecked)
         made = Exported(unchecked, kind)
         parity = {name: differences(net, made, pictures) for name, pictures in probes.items() if pictures}

@@ -9,10 +9,10 @@ __all__ = ['evaluate', 'gmac']
 import time
 
 import torch
-from torch import nn
 
 from ..metrics import Confusion, Evaluation
 from ..models.cost import count_macs
+from ..models.export import Exportable
 from ..processes import share_of, sum_over, world
 
 # %% ../../nbs/404_train.evaluate.ipynb #e9f4d500
@@ -54,12 +54,7 @@ def _now(tensor):
     if tensor.is_cuda: torch.cuda.synchronize()
     return time.perf_counter()
 
-# %% ../../nbs/404_train.evaluate.ipynb #6840039f
-class _Predictor(nn.Module):
-    "A method seen as one module"
-    def __init__(self, method): super().__init__(); self.parts, self.method = method.modules, [method]
-    def forward(self, image): return self.method[0].predict(image)
-
+# %% ../../nbs/404_train.evaluate.ipynb #2c1f241c
 @torch.no_grad()
 def gmac(
     method,  # Method
@@ -68,4 +63,4 @@ def gmac(
 ) -> float:  # 10**9 multiply-accumulates an image
     "Cost of one prediction"
     device = next(method.modules.parameters()).device
-    return count_macs(_Predictor(method), torch.zeros(1, 3, height, width, device=device)) / 1e9
+    return count_macs(Exportable(method), torch.zeros(1, 3, height, width, device=device)) / 1e9
