@@ -13,7 +13,7 @@ import torch
 
 import hotseg.feedback.arms  # noqa: F401 (registers its builders)
 from .core import HotsegError, Settings, atomic_folder, embedded, inside, read_json, write_json
-from .distort.turbulence import Turbulence
+from .distort.turbulence import turbulence_from
 from .folders import status_of
 from .labels import LabelSpace, space_from_dict
 from .models.weights import load_weights, save_weights
@@ -96,7 +96,7 @@ class Model:
 
     def haze(self):
         "The distortion it was trained for: a Turbulence, or None"
-        return Turbulence(**self.about["haze"]) if self.about["haze"] else None
+        return turbulence_from(self.about["haze"]) if self.about["haze"] else None
 
     def __repr__(self):
         return f"Model {self.name}, arm {self.arm} ({self.space.name}, {self.rows} x {self.columns}, on {self.device})"
