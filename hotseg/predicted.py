@@ -109,7 +109,7 @@ class Answers:
         media, without = self.media, set(self.failed)
         return json.loads(json.dumps(self.asked | dict(
             identity=media.identity(without), truth=media.truth_identity(without),
-            haze=asdict(media.haze) if media.haze else None)))
+            haze=media.haze.to_dict() if media.haze else None)))
 
     def _there(self):
         "The manifest in the folder"

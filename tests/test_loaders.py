@@ -10,7 +10,8 @@ import torch
 
 from hotseg.core import HotsegError, numpy_rng
 from hotseg.data.augment import Scale, recipe
-from hotseg.data.loaders import DistortedPairs, Turn, finish, pair_loaders, same_size
+from hotseg.data.batches import Turn, finish, same_size
+from hotseg.data.loaders import DistortedPairs, pair_loaders
 from hotseg.data.packed import pack
 from hotseg.data.scenes import StreetScenes
 from hotseg.data.sets import Resized, folder_items

@@ -17,8 +17,8 @@ def add_bench(
     "Add `hotseg bench`"
     bench = add_verb(verbs, "bench", bench_verb, "measure ours against the peer in one process",
                   "hotseg bench metric --json")
-    bench.add_argument("area", help="metric | warp | labels | decode | pack | augment | scenes | gap | engine | "
-                                      "resume | explore (needs Chromium)")
+    bench.add_argument("area", help="metric | warp | distort | labels | decode | pack | augment | scenes | gap | "
+                       "engine | resume | explore (needs Chromium)")
     bench.add_argument("--json", action="store_true", help="machine-readable")
 
 # %% ../../nbs/945_commands.bench.ipynb #8c55bb17
@@ -26,7 +26,7 @@ def bench_verb(
     given,  # parsed arguments
 ):
     "hotseg bench"
-    import hotseg.benchdata, hotseg.benchexplore, hotseg.benchtrain  # noqa: F401 (they register their areas)
+    from hotseg import benchdata, benchdistort, benchexplore, benchtrain  # noqa: F401 (they register their areas)
     from hotseg.bench import bench, bench_table
     measured = bench(given.area)
     print(json.dumps(measured) if given.json else bench_table(measured))

@@ -51,9 +51,11 @@ def _size(rows, model):
 
 def _haze(given, model):
     "The distortion that is asked for, or None"
-    from hotseg.distort.turbulence import Turbulence
+    from hotseg.distort.turbulence import Turbulence, turbulence
     asked, own = (given.strength_px, given.correlation_px), model.haze()
-    if given.clean and asked != (None, None): raise HotsegError("clean or in haze?", value=asked, fix="leave one out")
+    if given.clean + bool(given.haze) + (asked != (None, None)) > 1:
+        raise HotsegError("clean, or in which haze?", value=asked, fix="--clean, --haze, --strength-px: leave one out")
+    if given.haze: return turbulence(given.haze)
     if given.clean or (asked == (None, None) and own is None): return None
     if asked == (None, None): return own
     strength, correlation = (a if a is not None else getattr(own and own.at(360), name, None)
@@ -71,12 +73,13 @@ def eval_verb(
     models = _models(given)
     items, haze = _items(given, models[0]), _haze(given, models[0])
     told = dict(model=models[0].name, data=given.data or models[0].about["data"], split=items.split,
-                haze=asdict(haze) if haze else None, condition=_condition(haze), space=models[0].space.name)
+                haze=haze.to_dict() if haze else None, under=str(haze or "no haze"), condition=_condition(haze),
+                space=models[0].space.name)
     rows = [_score(given, model, items, haze) for model in models]
     told |= dict(images=rows[0]["images"], size_px=list(_size(given.rows, models[0]) or ["native"]), arms=rows)
     print(json.dumps(told) if given.json else _as_text(told))
 
-def _condition(haze): return f"in haze {haze.strength_px:g} px" if haze else "no haze"
+def _condition(haze): return f"in haze {haze.tilt_px:g} px" if haze else "no haze"
 
 def _score(given, model, items, haze):
     "One row: all metrics of an arm"
@@ -122,10 +125,8 @@ def _network(arm): return arm if arm == "net" else f"{arm} net"
 
 def _heading(told):
     "What was scored, on what"
-    size, haze = " x ".join(map(str, told["size_px"])), told["haze"]
-    under = (f"haze {haze['strength_px']:g} px rms, correlation {haze['correlation_px']:g} px, at {haze['height']} rows"
-             if haze else "no haze")
-    return f"{told['model']} on {told['data']} ({told['split']}), {told['images']} images, {size}, {under}"
+    size = " x ".join(map(str, told["size_px"]))
+    return f"{told['model']} on {told['data']} ({told['split']}), {told['images']} images, {size}, {told['under']}"
 
 # %% ../../nbs/949_commands.model.ipynb #7ace2d60
 def export_verb(
@@ -179,6 +180,8 @@ def _eval_parser(verbs):
     one.add_argument("--arm", action="append", help="which network of the run; may be repeated; `all` for all")
     one.add_argument("--strength-px", type=float, help="haze, px rms on each axis at 360 rows; the run's by default")
     one.add_argument("--correlation-px", type=float, help="its correlation length, px at 360 rows")
+    one.add_argument("--haze", metavar="NAME", help="a named haze of any model, e.g. technion-1px; a wrong name lists "
+                     "them")
     one.add_argument("--clean", action="store_true", help="no haze")
     one.add_argument("--root", help="parent folder of data sets, or the set's own")
     one.add_argument("--rows", help="working height, or `native`: as stored; the model's by default")

@@ -305,13 +305,17 @@ def resize_pair(
     width,   # of the result, pixels
 ) -> tuple[np.ndarray, np.ndarray]:  # image (height, width, 3) uint8, label (height, width) uint8
     "Scale to cover, then crop the middle"
-    old_h, old_w = label.shape
-    scale = max(height / old_h, width / old_w)
-    size = max(width, round(old_w * scale)), max(height, round(old_h * scale))
-    top, left = (size[1] - height) // 2, (size[0] - width) // 2
-    crop = np.s_[top:top + height, left:left + width]
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    size, crop = _cover(label.shape, height, width)
+    smaller = size[0] < label.shape[1] or size[1] < label.shape[0]
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
     return image[crop].copy(), cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)[crop].copy()
+
+def _cover(old, height, width):
+    "Size (columns, rows) that covers the frame, and the crop of its middle"
+    scale = max(height / old[0], width / old[1])
+    size = max(width, round(old[1] * scale)), max(height, round(old[0] * scale))
+    top, left = (size[1] - height) // 2, (size[0] - width) // 2
+    return size, np.s_[top:top + height, left:left + width]
 
 # %% ../../nbs/121_data.sets.ipynb #01be11be
 @dataclass(eq=False)
@@ -333,6 +337,16 @@ class Resized:
             ) -> np.ndarray:  # (F,) uint8, of the whole picture, before anything is cut
         "The image-level tags of item `i`"
         return self.items.tags(i) if hasattr(self.items, "tags") else tags_of(self.items.read(i)[1], self.space)
+
+    def depth(self,
+              i,  # index, 0 .. len - 1
+             ) -> np.ndarray:  # (height, width) float32 metres; raises HotsegError when nobody measured it
+        "Depth of item `i`"
+        if not hasattr(self.items, "depth"):
+            raise HotsegError("these items have no depth", value=self.split, fix="measured(items, 'depth'), or scenes")
+        metres = self.items.depth(i)
+        size, crop = _cover(metres.shape, self.height, self.width)
+        return cv2.resize(metres, size, interpolation=cv2.INTER_NEAREST_EXACT)[crop].copy()
 
     def read(self,
              i,  # index, 0 .. len - 1
