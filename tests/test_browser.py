@@ -59,6 +59,8 @@ EXPLORERS = ["""
 from hotseg.explore.feedback import FeedbackPlayer
 from hotseg.explore.hardness import HardnessExplorer
 """, "player = FeedbackPlayer('streets')\nplayer", "hardness = HardnessExplorer('streets')\nhardness"]
+HAZE = ["from hotseg.explore.turbulence import TurbulenceLab", "lab = TurbulenceLab(model='streets')\nlab",
+        "lab.canvas  # bare: a second view"]
 STILL = ".hotseg-still"
 IS_STALE = "i => document.querySelectorAll('.hotseg-canvas')[i ?? 0].dataset.stale === '1'"
 IS_FRESH = "i => document.querySelectorAll('.hotseg-canvas')[i ?? 0].dataset.stale === '0'"
@@ -79,6 +81,7 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("notebooks")
     write_notebook(place/"demo.ipynb", DEMO)
     write_notebook(place/"explorers.ipynb", EXPLORERS)
+    write_notebook(place/"haze.ipynb", HAZE)
     return place
 
 
@@ -432,3 +435,146 @@ def test_explorers_live_and_die(explorers, open_notebook, album):
     again.shot(album/"explorers-reopened.png")
     assert [readable(e) for e in visible_stills(again)] == [True, True] and again.root().count() == 0
     again.close()
+
+
+# The turbulence lab, in JupyterLab
+
+@pytest.fixture(scope="module")
+def haze(folder, open_notebook):
+    screen = open_notebook("haze.ipynb")
+    screen.run_all()
+    screen.wait_frame()
+    yield screen
+
+
+def titles(screen): return screen.root().locator(".hotseg-title:visible").all_inner_texts()
+
+
+def rests(screen): return int(screen.page.locator(".hotseg-hand").get_attribute("data-rests"))
+
+
+def wait_rest(screen, above):
+    screen.wait("n => +document.querySelector('.hotseg-hand').dataset.rests > n", above)
+    screen.wait(IS_FRESH)
+
+
+def record(screen): return screen.page.locator(".hotseg-hand code").inner_text()
+
+
+def knob(screen, words):
+    "A control by its label"
+    label = screen.page.locator(".hotseg-lab .widget-label").filter(has_text=re.compile(rf"^{re.escape(words)}"))
+    return label.locator("xpath=..")
+
+
+def grip(screen, words):
+    "The handle of a slider, and the middle of it"
+    handle = knob(screen, words).locator(".noUi-handle")
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    return handle, box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_the_lab_opens(haze, album):
+    haze.shot(album/"haze.png")
+    assert titles(haze) == ["clean", "hazy", "flow", "folds", "prediction", "errors, clean label"]
+    assert all(len(np.unique(haze.pixels(i).reshape(-1, 3), axis=0)) > 100 for i in (0, 1, 2))
+    assert record(haze).startswith("Turbulence(strength_px=") and haze.errors == [] and visible_stills(haze) == []
+    for words in ("folded, this draw", "hazy, warped label", "ceiling"):
+        assert haze.page.locator(".hotseg-lab th").filter(has_text=words).count() == 1
+
+
+def test_the_flow_is_drawn_as_arrows(haze, album):
+    "And as colours when one likes; arrows are light and dark strokes, colours fill the panel"
+    arrows = haze.root().locator(".hotseg-bar input[type=checkbox]:visible").first
+    settled(haze, 2)
+    over_photo = differ(haze.pixels(1), haze.pixels(2))
+    assert .02 < over_photo < .6
+    changed(haze, arrows.click, panel=2, at_least=.3)
+    assert differ(haze.pixels(1), haze.pixels(2)) > over_photo
+    changed(haze, arrows.click, panel=2, at_least=.3)
+
+
+def test_a_drag_bends_at_once_and_the_rest_follows_its_release(haze, album):
+    page, before, rested, frame, was = haze.page, settled(haze, 1), rests(haze), haze.frame(), record(haze)
+    _, x, y = grip(haze, "strength, px rms")
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for i in range(12):
+        page.mouse.move(x + 2 * i, y)
+        page.wait_for_timeout(30)
+    haze.wait_frame(frame)
+    page.wait_for_timeout(500)  # longer than a hand that rests: this one holds
+    haze.shot(album/"haze-held.png")
+    assert differ(before, settled(haze, 1)) > .02 and record(haze) != was
+    assert [t for t in titles(haze) if "before" in t] == ["prediction (before)", "errors, clean label (before)"]
+    assert rests(haze) == rested
+    page.mouse.up()
+    wait_rest(haze, rested)
+    haze.shot(album/"haze-released.png")
+    assert titles(haze)[4:] == ["prediction", "errors, clean label"] and haze.errors == []
+
+
+def test_slider_events_do_not_queue(haze):
+    "Far more moves than can be drawn: the last one is shown, and not all of the others were computed"
+    handle, *_ = grip(haze, "strength, px rms")
+    rested, frame = rests(haze), haze.frame()
+    handle.evaluate("""async (e) => { for (let i = 0; i < 150; i++) {
+        const key = i % 3 ? 'ArrowRight' : 'ArrowLeft';
+        e.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true}));
+        await new Promise(go => setTimeout(go, 2)); } }""")
+    shown = float(knob(haze, "strength, px rms").locator(".widget-readout").inner_text())
+    haze.wait("v => Math.abs(document.querySelector('.hotseg-hand code').innerText.match(/px=([0-9.]+)/)[1] - v) < .01",
+              shown)
+    haze.wait("() => ![...document.querySelectorAll('.hotseg-title')].some(e => e.innerText.includes('before'))")
+    assert rests(haze) > rested and haze.frame() - frame < 150
+
+
+def test_another_model_has_other_knobs(haze, album):
+    assert knob(haze, "correlation, px").is_visible() and not knob(haze, "aperture, m").is_visible()
+    rested = rests(haze)
+    changed(haze, lambda: knob(haze, "model").locator("select").select_option(index=1), panel=2, at_least=.05)
+    wait_rest(haze, rested)
+    haze.shot(album/"haze-technion.png")
+    assert knob(haze, "aperture, m").is_visible() and not knob(haze, "correlation, px").is_visible()
+    assert "model='technion'" in record(haze)
+    assert haze.page.locator(".hotseg-lab th").filter(has_text="Rytov").count() == 1
+    rested = rests(haze)
+    knob(haze, "strength in").locator("select").select_option(label="Cn²")
+    wait_rest(haze, rested)
+    assert "cn2=" in record(haze) and knob(haze, "Cn², m").is_visible()
+
+
+def test_a_film_plays(haze):
+    "Play moves the air; stop ends it, and then the rest follows"
+    def frame(): return int(knob(haze, "frame").locator(".widget-readout").inner_text())
+    buttons = haze.page.locator(".hotseg-lab .jupyter-widget-play button, .hotseg-lab .widget-play button")
+    knob(haze, "boiling").locator(".noUi-handle").press("ArrowLeft")
+    before = settled(haze, 1)
+    buttons.first.click()
+    haze.wait("t => +[...document.querySelectorAll('.hotseg-lab .widget-hslider')].find(e => "
+              "e.querySelector('.widget-label')?.innerText === 'frame').querySelector('.widget-readout').innerText > 3")
+    buttons.first.click()
+    rested = rests(haze)
+    wait_rest(haze, rested - 1)
+    assert frame() > 3 and differ(before, settled(haze, 1)) > .01
+
+
+def test_the_line_of_python_can_be_copied(haze):
+    haze.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    haze.page.locator(".hotseg-hand button").click()
+    haze.page.locator(".hotseg-hand [role=status]").filter(has_text="copied").wait_for()
+    assert haze.page.evaluate("navigator.clipboard.readText()") == record(haze)
+
+
+def test_the_lab_leaves_a_still(haze, open_notebook, album):
+    "Saved, and reopened by a kernel that knows nothing"
+    haze.save()
+    haze.shut_down()
+    haze.wait(IS_STALE)
+    again = open_notebook("haze.ipynb")
+    again.page.locator(STILL).first.wait_for(state="visible")
+    again.shot(album/"haze-reopened.png")
+    assert [readable(e) for e in visible_stills(again)] == [True] and again.root().count() == 0
+    again.close()
+    haze.close()

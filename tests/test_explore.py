@@ -1,7 +1,8 @@
-"""Both explorers without a front end: they open, move, make a still, and refuse what does not fit."""
+"""The explorers without a front end: they open, move, make a still, and refuse what does not fit."""
 import dataclasses
 import gc
 import json
+import math
 import shutil
 import weakref
 from html.parser import HTMLParser
@@ -13,11 +14,16 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from hotseg.core import HotsegError
+from hotseg.core import HotsegError, torch_rng
 from hotseg.data.scenes import StreetScenes
+from hotseg.distort.sensor import TurbulenceSensor
+from hotseg.distort.turbulence import Turbulence
+from hotseg.distort.view import Motion, View
+from hotseg.explore import air
 from hotseg.explore.feedback import FeedbackPlayer
 from hotseg.explore.hardness import HardnessExplorer
 from hotseg.explore.rounds import Store
+from hotseg.explore.turbulence import TurbulenceLab
 from hotseg.explore.views import STILL_BYTES, still_html
 from hotseg.feedback.losses import loop_weights
 from hotseg.feedback.method import feedback_method
@@ -451,3 +457,168 @@ def test_a_half_finished_run_says_so(opened, tmp_path):
     record = json.loads((tmp_path/"half"/"run.json").read_text())
     (tmp_path/"half"/"run.json").write_text(json.dumps(record | dict(status="running")))
     with pytest.raises(HotsegError, match="has no feedback.safetensors"): opened(tmp_path/"half")
+
+
+# The turbulence lab
+
+@pytest.fixture
+def lab():
+    opened = TurbulenceLab(items=STREETS, model=NET)
+    yield opened
+    opened.close()
+
+
+def knob(lab, name): return lab.knobs.named[name]
+
+
+def shown_titles(lab): return [p.title for p in lab.canvas.shown if p]
+
+
+def test_the_lab_opens_with_nothing():
+    lab = TurbulenceLab()
+    assert lab.turbulence == Turbulence(2., 4., height=360) and lab.canvas.shown[0].size == (256, 512)
+    assert shown_titles(lab) == ["clean", "hazy", "flow", "folds", "cannot be undone"]
+    assert lab.canvas.arrows and not lab.canvas.stale and not lab.todo and isinstance(lab.still(), Figure)
+    lab.close()
+
+
+@pytest.mark.parametrize("kind", ["elastic", "technion", "aperture"])
+def test_what_is_shown_is_what_the_simulator_draws(kind):
+    given = dict(correlation_px=4.) if kind == "elastic" else {}
+    haze = Turbulence(strength_px=1.5, model=kind, height=64, **given)
+    lab = TurbulenceLab(PHOTO, haze, target=LABEL)
+    sample = haze.sample(64, 128, rng=torch_rng("turbulence lab", 0))
+    hazy = sample.apply(torch.from_numpy(PHOTO).permute(2, 0, 1)[None] / 255)
+    assert np.allclose(lab.canvas.shown[2].flow, sample.flow[0], atol=1e-4)
+    assert np.abs(lab.canvas.shown[1].image / 255 - hazy[0].permute(1, 2, 0).numpy()).max() < .02
+    ceiling = sample.geometry_ceiling(torch.from_numpy(LABEL)[None], CITYSCAPES)
+    assert lab.through.ceiling == pytest.approx(ceiling, abs=.5)
+    lab.close()
+
+
+def test_strength_scales_the_same_air(lab):
+    flow = lab.through.flow.copy()
+    knob(lab, "strength_px").value = 4.
+    assert np.allclose(lab.through.flow, 2 * flow, atol=1e-4)
+    lab.seed.value = 1
+    assert not np.allclose(lab.through.flow, 2 * flow, atol=.1)
+
+
+def test_a_step_draws_no_noise_and_computes_nothing_that_is_hidden(lab, monkeypatch):
+    for name in ("flow", "folds", "prediction", "errors"): lab.views[name].value = False
+    monkeypatch.setattr(Turbulence, "sample", lambda *a, **k: pytest.fail("noise was drawn"))
+    monkeypatch.setattr(lab.judge, "labels", lambda *a: pytest.fail("the model was asked"))
+    lab.hand.held = True
+    knob(lab, "strength_px").value = 3.
+    assert shown_titles(lab) == ["clean", "hazy"] and not {"lost", "ceiling"} & {*vars(lab.through)}
+
+
+def test_what_is_slow_waits_for_the_release(lab):
+    assert shown_titles(lab)[4:] == ["prediction", "errors, clean label"] and len(lab.scores) == 3
+    lab.hand.held = True
+    before, said = layers(lab), lab.said
+    knob(lab, "strength_px").value = 5.
+    assert shown_titles(lab)[4:] == ["prediction (before)", "errors, clean label (before)"] and lab.scores == {}
+    assert layers(lab)[2]["values"] != before[2]["values"] and lab.said is said
+    first = lab.canvas.shown[4]
+    knob(lab, "strength_px").value = 6.
+    assert lab.canvas.shown[4] is first
+    lab.hand.held = False
+    assert shown_titles(lab)[4:] == ["prediction", "errors, clean label"] and len(lab.scores) == 3 and not lab.todo
+
+
+def test_only_the_models_knobs_are_seen(lab):
+    def seen(): return {name for name, widget in lab.knobs.named.items() if widget.layout.display != "none"}
+    assert seen() == {"strength_px", "correlation_px", "blur_px", "wind_px_s"}
+    lab.knobs.kind.value = "technion"
+    air_knobs = {"unit", "strength_px", "aperture_m", "focal_px", "distance_m", "outer_scale_m", "wind_m_s"}
+    assert seen() == air_knobs | {"blur_px"}
+    lab.knobs.unit.value = "d_over_r0"
+    assert seen() == air_knobs - {"strength_px"} | {"blur_px", "d_over_r0"}
+    assert lab.turbulence.tilt_px == pytest.approx(2, rel=2e-3)
+
+
+RECORDS = [Turbulence(1.25, 7.5, .5, height=300), Turbulence(2., 4.),
+           Turbulence(cn2=3e-15, model="technion", view=View(outer_scale_m=float("inf")), geometry="coded", height=512),
+           Turbulence(strength_px=.3, model="technion", motion=Motion(wind_m_s=(3., -1.), boiling_s=.3), height=64),
+           Turbulence(1., 9., height=64, sensor=TurbulenceSensor(noise=3.), motion=Motion(wind_px_s=(90., 0.)))]
+
+
+@pytest.mark.parametrize("haze", RECORDS)
+def test_a_record_comes_back_and_its_code_makes_it(haze):
+    lab = TurbulenceLab(PHOTO, haze)
+    names = {kind.__name__: kind for kind in (Turbulence, View, Motion, TurbulenceSensor)} | dict(math=math)
+    assert lab.turbulence == haze == eval(lab.code(), names) and lab.hand.code == lab.code()
+    lab.take(RECORDS[0])
+    assert lab.turbulence == RECORDS[0]
+    lab.close()
+
+
+def test_the_whole_range_of_every_slider_is_words_and_pictures(lab, recwarn):
+    "From end to end of each control, in every model: no error reaches the reader"
+    for kind in ("technion", "elastic"):
+        lab.knobs.kind.value = kind
+        for name in sorted(lab.knobs.names() - {"unit"}):
+            widget, was = knob(lab, name), knob(lab, name).value
+            if hasattr(widget, "options"): ends = [v for _, v in (widget.options[0], widget.options[-1])]
+            else: ends = [10**e if "Log" in type(widget).__name__ else e for e in (widget.min, widget.max)]
+            for widget.value in (*ends, was):
+                assert "px rms along each axis" in lab.words and "Error" not in lab.words and not lab.canvas.stale
+    assert not [w for w in recwarn if "fold" in str(w.message)]
+
+
+def test_a_failure_is_said_in_words(lab, monkeypatch):
+    lab.knobs.kind.value = "technion"
+    monkeypatch.setattr(Turbulence, "sample", lambda *a, **k: 1 / 0)
+    lab.seed.value = 7
+    assert "ZeroDivisionError" in lab.words and lab.canvas.stale
+    monkeypatch.undo()
+    lab.seed.value = 8
+    assert "ZeroDivisionError" not in lab.words and not lab.canvas.stale
+
+
+def test_doubts_are_told(lab):
+    assert "fold over" not in lab.words
+    knob(lab, "strength_px").value = 8.
+    assert "will fold over others" in lab.words and "folded, expected" in lab.table.value
+
+
+def test_a_film_goes_on_and_back(lab):
+    knob(lab, "wind_px_s").value = 60.
+    flows = {}
+    for lab.frame.value in (1, 2, 3): flows[lab.frame.value] = lab.through.flow.copy()
+    assert not np.allclose(flows[1], flows[2], atol=.1)
+    lab.frame.value = 1
+    assert np.array_equal(lab.through.flow, flows[1])
+    draws = air.Draws(air.unit_haze(lab.turbulence), lab.scene, 0)
+    draws.limit = 3 * draws[0].flow.nbytes
+    films = [draws[k].flow.clone() for k in (0, 5, 1)]
+    assert len(draws.kept) <= 3 and torch.equal(films[2], air.Draws(draws.haze, lab.scene, 0)[1].flow)
+
+
+def test_the_scores_are_counted_again(lab):
+    sample, said = lab.through.sample, lab.judge.labels(lab.through.hazy)
+    bent = sample.labels_warped(torch.from_numpy(LABEL)[None], IGNORE)[0].numpy()
+    for name, truth in (("hazy, clean label", LABEL), ("hazy, warped label", bent)):
+        assert lab.scores[name] == pytest.approx(Confusion(19).add(said, truth).miou())
+    assert all(f"{value:.1f} %" in lab.table.value for value in lab.scores.values())
+
+
+def test_a_closed_lab_leaves_nothing():
+    before = {*ipywidgets.Widget.widgets}
+    lab = TurbulenceLab(PHOTO)
+    trace = weakref.ref(lab)
+    lab.close()
+    assert {*ipywidgets.Widget.widgets} == before
+    del lab
+    gc.collect()
+    assert trace() is None
+
+
+@pytest.mark.parametrize("named, words", [
+    (dict(picture=PHOTO[..., 0]), "one colour image"), (dict(target=LABEL), "but no"), (dict(index=7), "no such item"),
+    (dict(items=[1, 2]), "no items"), (dict(model=7), "no model"), (dict(model="streetz"), "no such model"),
+    (dict(turbulence=Turbulence(strength_px=.1, model="splitstep")), "bad model"),
+    (dict(turbulence=Turbulence(1., 4., depth="scaled", reference_m=50.), picture=PHOTO), "depth map")])
+def test_the_lab_refuses(named, words):
+    with pytest.raises(HotsegError, match=words): TurbulenceLab(**named)
