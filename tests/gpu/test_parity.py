@@ -9,7 +9,8 @@ from hotseg.data.colour import Blur, Jitter, Normalise, Photometric, recolour
 from hotseg.data.loaders import finish, pair_loaders
 from hotseg.data.mix import class_mix, fda, lab_style
 from hotseg.data.scenes import StreetScenes
-from hotseg.distort.turbulence import Turbulence, gaussian_blur
+from hotseg.distort.blur import gaussian_blur
+from hotseg.distort.turbulence import Turbulence
 from hotseg.distort.warp import compose, inverse_flow, jacobian, valid_mask, warp, warp_labels
 from hotseg.feedback.losses import iterative_focal_loss
 from hotseg.feedback.net import Restorer
