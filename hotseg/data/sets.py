@@ -305,17 +305,15 @@ def resize_pair(
     width,   # of the result, pixels
 ) -> tuple[np.ndarray, np.ndarray]:  # image (height, width, 3) uint8, label (height, width) uint8
     "Scale to cover, then crop the middle"
-    size, crop = _cover(label.shape, height, width)
-    smaller = size[0] < label.shape[1] or size[1] < label.shape[0]
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
-    return image[crop].copy(), cv2.resize(label, size, interpolation=cv2.INTER_NEAREST_EXACT)[crop].copy()
+    smooth = cv2.INTER_AREA if max(height / label.shape[0], width / label.shape[1]) < 1 else cv2.INTER_LINEAR
+    return _covered(image, height, width, smooth), _covered(label, height, width)
 
-def _cover(old, height, width):
-    "Size (columns, rows) that covers the frame, and the crop of its middle"
-    scale = max(height / old[0], width / old[1])
-    size = max(width, round(old[1] * scale)), max(height, round(old[0] * scale))
+def _covered(plane, height, width, how=cv2.INTER_NEAREST_EXACT):
+    "Scaled to cover the frame, its middle cropped"
+    scale = max(height / plane.shape[0], width / plane.shape[1])
+    size = max(width, round(plane.shape[1] * scale)), max(height, round(plane.shape[0] * scale))
     top, left = (size[1] - height) // 2, (size[0] - width) // 2
-    return size, np.s_[top:top + height, left:left + width]
+    return cv2.resize(plane, size, interpolation=how)[top:top + height, left:left + width].copy()
 
 # %% ../../nbs/121_data.sets.ipynb #01be11be
 @dataclass(eq=False)
@@ -327,8 +325,8 @@ class Resized:
     cache: bool = True # keep the resized bytes in memory
 
     def __post_init__(self):
-        self.names, self.split, self.space = self.items.names, self.items.split, self.items.space
-        self._kept = {}
+        self.names, self.split, self.space, self._kept = self.items.names, self.items.split, self.items.space, {}
+        if hasattr(self.items, "depth"): self.depth = self._depth
 
     def __len__(self): return len(self.items)
 
@@ -338,15 +336,9 @@ class Resized:
         "The image-level tags of item `i`"
         return self.items.tags(i) if hasattr(self.items, "tags") else tags_of(self.items.read(i)[1], self.space)
 
-    def depth(self,
-              i,  # index, 0 .. len - 1
-             ) -> np.ndarray:  # (height, width) float32 metres; raises HotsegError when nobody measured it
-        "Depth of item `i`"
-        if not hasattr(self.items, "depth"):
-            raise HotsegError("these items have no depth", value=self.split, fix="measured(items, 'depth'), or scenes")
-        metres = self.items.depth(i)
-        size, crop = _cover(metres.shape, self.height, self.width)
-        return cv2.resize(metres, size, interpolation=cv2.INTER_NEAREST_EXACT)[crop].copy()
+    def _depth(self, i):
+        "Metres of item `i`, (height, width) float32; `depth` where the items have it"
+        return _covered(self.items.depth(i), self.height, self.width)
 
     def read(self,
              i,  # index, 0 .. len - 1

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import special
+from scipy.interpolate import CubicSpline
 
 from .fields import Field, field_of_covariance, period_for, torus_lags
 from .theory import aoa_correlation
@@ -31,15 +32,29 @@ def _path(gamma, geometry, wave):
     if wave == "plane": return x, share, .5 / gamma
     return x / (1 - x), share * (1 - x)**(5/3), (1 - x) * .5 / gamma
 
+_LOG_Q = np.arange(math.log(1e-6), math.log(1e4), .04)
+
+@lru_cache(maxsize=1)
+def _bessel():
+    "Logarithms of wavenumbers, and the square of J2 there"
+    log_k = np.arange(-20, math.log(1500), .002)
+    return log_k, special.jv(2, np.exp(log_k))**2
+
+def _seen(log_k):
+    "The square of J2; its mean where it oscillates too fast to matter"
+    return np.where(log_k < math.log(1500), np.interp(log_k, *_bessel(), left=0.), np.exp(-log_k) / math.pi)
+
 @lru_cache(maxsize=16)
 def _density(gamma, geometry, wave):
     "Logarithms of wavenumbers and of the density there, its integral scaled to 1"
-    log_q = np.arange(math.log(1e-6), math.log(1e4), .04)
     parting, weight, roll = _path(gamma, geometry, wave)
-    k = np.exp(log_q)[:, None] / (2 * parting)
-    seen = weight / (2 * parting) * (k**2 + roll**2)**(-11/6) * special.jv(2, k)**2 / k
+    nodes = _LOG_Q[::1 if geometry == "coded" else 2]  # the published spectrum is cut off sharply, the other is smooth
+    log_k = nodes[:, None] - np.log(2 * parting)
+    k = np.exp(log_k)
+    seen = weight / (2 * parting) * _seen(log_k) / k * np.exp(-11/6 * np.log(k**2 + roll**2))
     density = (seen * ((k > .01) & (k < 100)) if geometry == "coded" else seen).sum(1)
-    return log_q, np.log(np.maximum(density / (.04 * density @ np.exp(log_q)), 1e-40))
+    density = np.log(np.maximum(density / ((nodes[1] - nodes[0]) * density @ np.exp(nodes)), 1e-40))
+    return _LOG_Q, density if geometry == "coded" else CubicSpline(nodes, density)(_LOG_Q)
 
 def aoa_spectrum(
     q,                     # wavenumber, radians an aperture's width at the object; number or array

@@ -236,16 +236,22 @@ def _beams(gamma, geometry, wave):
     if geometry == "coded": return (weight, near * far, bend) if wave == "sphere" else (np.ones(1), np.ones(1), bend)
     return (weight, far, bend) if wave == "plane" else (weight * near**(5/3), far / near, bend * near)
 
+_ALIKE = 1e4  # layers whose spectra bend at the same place to a part in so many are taken together
+
 @lru_cache(maxsize=32)
 def _path_curve(gamma, geometry, wave):
     "Correlations of the angle of arrival as a spline over ln(beta)"
     weights, ratios, bends = _beams(gamma, geometry, wave)
-    variances, curves = _layers(bends, _CODED_START if geometry == "coded" else _COARSEST)
-    layers = [CubicSpline(_LAGS, curve) for curve in curves]
-    layers = layers * (len(ratios) if len(layers) == 1 else 1)
-    total = sum(w * np.stack(_read(layer, ratio * np.exp(_LAGS)), -1)
-                for w, layer, ratio in zip(weights, layers, ratios))
-    return CubicSpline(_LAGS, total / (weights * variances).sum())
+    if len(bends) > 1: weights, ratios, bends = (part[weights > 1e-8] for part in (weights, ratios, bends))
+    rolls, layer = np.unique(np.round(np.log(bends) * _ALIKE), return_inverse=True)
+    variances, curves = _layers(np.exp(rolls / _ALIKE), _CODED_START if geometry == "coded" else _COARSEST)
+    layer = np.broadcast_to(layer, weights.shape)
+    places = np.clip(np.log(ratios)[:, None] + _LAGS, _LAGS[0], _LAGS[-1])
+    cells = np.clip(((places - _LAGS[0]) / (_STEP * _STRIDE)).astype(int), 0, len(_LAGS) - 2)
+    pieces = CubicSpline(_LAGS, curves, axis=1).c[:, cells, layer[:, None]]  # all layers, each at places of its own
+    x = (places - _LAGS[cells])[..., None]
+    seen = ((pieces[0] * x + pieces[1]) * x + pieces[2]) * x + pieces[3]
+    return CubicSpline(_LAGS, np.einsum("j,jlc->lc", weights, seen) / (weights * variances[layer]).sum())
 
 def aoa_correlation(
     beta,                  # separation at the object over aperture, theta L / D, >= 0; number or array
