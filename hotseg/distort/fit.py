@@ -15,11 +15,12 @@ import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from scipy.stats import f as fisher
 from scipy.stats import t as student
 
 from ..core import HotsegError, numpy_rng, torch_rng
 from .follow import energy, follow, grey_frames, play
-from .moments import HazeStatistics, statistics_of
+from .moments import _BLOCKS, HazeStatistics, statistics_of
 from .turbulence import Turbulence
 from .view import Motion, View
 from ..show import flow_to_image
@@ -38,6 +39,15 @@ def _haze_of(model, values, fps, height, view):
     modes = {"modes": 3} if model == "aperture" else {}
     return Turbulence(strength, model=model, view=view, height=height, motion=motion, **modes)
 
+def _shaken(flow, camera):
+    "Haze that stays with the scene, (T, 2, H, W), seen by a camera that moves, (T, 2)"
+    camera = (camera - camera.mean(0)).astype(np.float32)
+    if not camera.any(): return flow
+    y, x = np.mgrid[:flow.shape[2], :flow.shape[3]].astype(np.float32)
+    moved = (cv2.remap(part.transpose(1, 2, 0), x + right, y + down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+             for part, (right, down) in zip(flow, camera))
+    return np.stack([part.transpose(2, 0, 1) for part in moved]) + camera[..., None, None]
+
 class _Bench:
     "Simulated clips of one still picture, measured like the real one"
     def __init__(self, target, still, model, view, shake, seed):
@@ -53,8 +63,7 @@ class _Bench:
             warnings.simplefilter("ignore")  # a step may pass through haze that folds
             haze = self.haze(values)
         flow = haze.sequence(*self.still.shape, self.target.frames, rng=torch_rng(self.seed, key)).flow.numpy()
-        flow = flow + (self.target.camera - self.target.camera.mean(0))[..., None, None].astype(np.float32)
-        return play(self.still, flow, self.target.noise, numpy_rng(self.seed, key))
+        return play(self.still, _shaken(flow, self.target.camera), self.target.noise, numpy_rng(self.seed, key))
 
     def measure(self, values, key):
         "Its statistics"
@@ -111,6 +120,7 @@ class Fitted:
     "Haze that moves the pixels of a still picture as a clip's are moved"
     turbulence: Turbulence         # with its Motion; `height` is the clip's
     intervals: dict                # 95 % interval (low, high) of each of FITTED; plain numbers
+    slowest_wind_px_s: float       # wind below it is not told from still air
     statistics: HazeStatistics     # of the clip
     simulated: tuple               # HazeStatistics of simulated clips at, or next to, the fit
     clip: np.ndarray               # (T, H, W, 3) uint8, the frames
@@ -164,7 +174,7 @@ def fit_turbulence(
     shake="translation",  # camera motion to take out: `translation`, `affine` or `none`
     clean=None,        # (H, W, 3) uint8: the same view in clear air; only with it can blur be told
     iterations=3,      # steps of the search
-    repeats=5,         # simulated clips for the last step and for the intervals, 2 or more
+    repeats=6,         # simulated clips for the last step and for the intervals, 2 or more
     seed="fit",        # name of the random numbers
 ) -> Fitted:           # raises HotsegError on a bad clip
     "Fit haze to a clip, by simulated moments"
@@ -176,9 +186,10 @@ def fit_turbulence(
     values, slope, way = _search(bench, iterations)
     simulated = [bench.measure(values, i) for i in range(repeats)]
     values, error = _corrected(bench, values, slope, simulated)
+    intervals, (values, told) = _intervals(values, error, repeats), _calmed(values, error, repeats)
     blur = 0. if clean is None else _blur_of(bench, values, bench.still, _sharp(tracked, target))
-    doubts = tuple(_doubts(target, values))
-    return Fitted(replace(bench.haze(values), blur_px=blur), _intervals(values, error, repeats), target,
+    doubts = tuple(_doubts(target, values, told))
+    return Fitted(replace(bench.haze(values), blur_px=blur), intervals, told, target,
                   tuple(simulated), clip, reference, displacement, doubts, tuple(way))
 
 def _read_clip(frames, fps):
@@ -212,37 +223,46 @@ def _sharp(tracked, target):
     return np.mean([energy(frame, where) for frame in tracked.grey]) - noise
 
 def _corrected(bench, values, slope, simulated):
-    "The last step, and the standard error of each parameter; wind that is within its error is none"
+    "The last step, and the standard error of each parameter"
     found = np.array([s.summary() for s in simulated])
     values = bench.bounded(values + (bench.target.summary() - found.mean(0)) / slope)
-    error = found.std(0, ddof=1) * math.sqrt(1 + 1 / len(found)) / slope
-    error[:3] = np.hypot(error[:3], _FLOOR)
-    calm = (np.abs(values[3:]) < 2 * error[3:]).all()
-    return np.array([*values[:3], *(values[3:] * (not calm))]), error
+    scatter = found.std(0, ddof=1)
+    error = np.hypot(np.maximum(bench.target.summary_error(), scatter), scatter / math.sqrt(len(found))) / slope
+    error[:3], error[3:] = np.hypot(error[:3], _FLOOR), error[3:].max()
+    return values, error
+
+def _freedom(repeats): return repeats - 1 + _BLOCKS - 1
+
+def _calmed(values, error, repeats):
+    "The parameters, wind set to none where it is within its error; the slowest wind that can be told, px/s"
+    bound = math.sqrt(2 * fisher.ppf(.95, 2, _freedom(repeats)))
+    calm = np.hypot(*(values[3:] / error[3:])) < bound
+    return np.array([*values[:3], *(values[3:] * (not calm))]), float(bound * error[3:].max())
 
 def _intervals(values, error, repeats):
     "95 % intervals by Student's t"
-    wide = student.ppf(.975, repeats - 1) * error
+    wide = student.ppf(.975, _freedom(repeats)) * error
     ends = np.stack([values - wide, values + wide], 1)
     ends[:3] = np.exp(ends[:3])
     return {name: (float(low), float(high)) for name, (low, high) in zip(FITTED, ends)}
 
-def _doubts(target, values):
+def _doubts(target, values, told):
     "What to doubt about a fit, each told and warned about"
     boiling, used, seconds = math.exp(values[2]), target.where.mean(), target.frames / target.fps
-    told = [(used < .05, f"little texture: {used:.1%} of the frame can be used"),
-            (target.textured > 1.3 * used, f"{1 - used / target.textured:.0%} of the textured places move by "
-                                           "themselves, or change, and were left out"),
-            (target.shake_px > max(.3, .5 * math.exp(values[0])), f"the camera moves {target.shake_px:.2f} px from "
-                                                                  "frame to frame; that was taken out"),
-            (target.floor, f"{target.floor_px:.2f} px rms of the motion lasts no longer than a frame, as noise does, "
-                           "and was left out"),
-            (target.half_px < 5, "what moves together is hardly wider than the tracker's window: a length to doubt"),
-            (boiling > seconds / 3, f"the haze outlasts the clip: {boiling:.2g} s of boiling in {seconds:.2g} s"),
-            (boiling * target.fps < .5, "the haze boils faster than the frames follow one another")]
-    told = [words for true, words in told if true]
-    for words in told: warnings.warn(f"fit_turbulence: {words}", stacklevel=3)
-    return told
+    doubts = [(used < .05, f"little texture: {used:.1%} of the frame can be used"),
+              (target.textured > 1.3 * used, f"{1 - used / target.textured:.0%} of the textured places move by "
+                                             "themselves, or change, and were left out"),
+              (target.shake_px > max(.3, .5 * math.exp(values[0])), f"the camera moves {target.shake_px:.2f} px from "
+                                                                    "frame to frame; that was taken out"),
+              (target.floor, f"{target.floor_px:.2f} px rms of the motion lasts no longer than a frame, as noise does, "
+                             "and was left out"),
+              (target.half_px < 5, "what moves together is hardly wider than the tracker's window: a length to doubt"),
+              (boiling > seconds / 3, f"the haze outlasts the clip: {boiling:.2g} s of boiling in {seconds:.2g} s"),
+              (not values[3:].any(), f"wind not distinguishable from still air below {told:.2g} px/s"),
+              (boiling * target.fps < .5, "the haze boils faster than the frames follow one another")]
+    doubts = [words for true, words in doubts if true]
+    for words in doubts: warnings.warn(f"fit_turbulence: {words}", stacklevel=3)
+    return doubts
 
 # %% ../../nbs/217_distort.fit.ipynb #ea0d33fb
 def _side_by_side(fitted, frame):

@@ -9,6 +9,7 @@ __all__ = ['HazeStatistics', 'haze_statistics', 'statistics_of']
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import product
 
 import numpy as np
 import scipy.fft
@@ -19,7 +20,7 @@ from .follow import energy, follow, grey_frames, haze_alone, quiet, textured
 
 # %% ../../nbs/216_distort.moments.ipynb #11bf4df8
 _LAGS = 8   # frames over which the past is compared
-_BLOCKS = 4 # parts of the clip, for error bars
+_BLOCKS = 6 # parts of the clip, for error bars
 
 def _covariance(flow, where, reach):
     "(blocks, lags + 1, 2, 2 reach + 1, 2 reach + 1) px2: time lag, axis, row lag, column lag"
@@ -29,9 +30,9 @@ def _covariance(flow, where, reach):
     shape = scipy.fft.rfft2(where.astype(np.float32), size)
     pairs = lags(np.abs(shape)**2).clip(.5)
     waves = scipy.fft.rfft2(flow, size).astype(np.complex64)
-    def product(part, k): return np.einsum("tcyx,tcyx->cyx", waves[part].conj(), waves[part + k]) / len(part)
+    def together(part, k): return np.einsum("tcyx,tcyx->cyx", waves[part].conj(), waves[part + k]) / len(part)
     parts = {k: np.array_split(np.arange(len(flow) - k), _BLOCKS) for k in range(_LAGS + 1)}
-    return np.stack([[lags(product(parts[k][b], k)) / pairs for k in parts] for b in range(_BLOCKS)])
+    return np.stack([[lags(together(parts[k][b], k)) / pairs for k in parts] for b in range(_BLOCKS)])
 
 def _peak(plane, radius):
     "Place (right, down) and height of the highest point of a map of lags, from a parabola over `radius`"
@@ -69,11 +70,69 @@ def _expected(frames, lags):
     at = np.stack([past.diagonal(k, 1, 2).mean(1) for k in range(lags + 1)])
     return boiling, at.T
 
+# %% ../../nbs/216_distort.moments.ipynb #3056ca78
+_WIND_LAGS = 4  # frames over which the drift is followed
+_RAW = .3       # added to the variance of each point, of 1
+_POINTS = 500   # most points of a tile
+_FASTEST = 1.5  # half distances a frame: no faster wind is looked for
+
+def _tiles(where, half):
+    "Rows and columns of lattice points to use, tile after tile"
+    step = max(2, round(half / 4))
+    lattice = [np.arange(step // 2, n, step) for n in where.shape]
+    parts = [np.array_split(at, max(1, round(n / max(8 * half, 16 * step)))) for at, n in zip(lattice, where.shape)]
+    for rows, columns in product(*parts):
+        y, x = (p.ravel() for p in np.meshgrid(rows, columns, indexing="ij"))
+        chosen = np.flatnonzero(where[y, x])
+        if len(chosen) < 16: continue
+        chosen = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), _POINTS)).astype(int)]
+        yield y[chosen], x[chosen]
+
+def _drift(flow, where, half, reach):
+    "(blocks, lags, 2 reach + 1, 2 reach + 1): products of what neighbours do not foretell, by lag in space and time"
+    side, frames = 2 * reach + 1, len(flow)
+    out = np.zeros((_BLOCKS, _WIND_LAGS, side, side))
+    parts = {k: np.array_split(np.arange(frames - k), _BLOCKS) for k in range(1, _WIND_LAGS + 1)}
+    for y, x in _tiles(where, half):
+        down, right = np.subtract.outer(y, y), np.subtract.outer(x, x)
+        near = (abs(down) <= reach) & (abs(right) <= reach)
+        place = ((down + reach) * side + right + reach)[near]
+        bell = np.exp(-math.log(2) / half**2 * (down**2 + right**2)) + _RAW * np.eye(len(y))
+        new = np.linalg.solve(bell, flow[:, :, y, x].reshape(2 * frames, -1).T).T.reshape(frames, 2, -1)
+        for k, b in product(parts, range(_BLOCKS)):
+            later, now = (np.concatenate(new[parts[k][b] + at]) for at in (k, 0))
+            out[b, k - 1] += np.bincount(place, (later.T @ now)[near], side * side).reshape(side, side)
+    return out
+
+def _bells(lags, centre, half):
+    "A Gaussian bell at lags, (..., n), and its first two derivatives by the centre"
+    bend, away = 2 * math.log(2) / half**2, lags - np.asarray(centre)[..., None]
+    bell = np.exp(-bend / 2 * away**2)
+    return bell, bend * away * bell, bend * (bend * away**2 - 1) * bell
+
+def _top(maps, weights, half):
+    "Drift, pixels a frame to the right and downward, where the weighted sum over time lags is highest"
+    lags, k = np.arange(maps.shape[-1]) - maps.shape[-1] // 2, np.arange(1, len(maps) + 1)
+    trial = np.linspace(-_FASTEST, _FASTEST, 25) * half
+    bells = _bells(lags, np.outer(k, trial), half)[0]
+    score = np.einsum("k,kty,kyx,kux->tu", weights, bells, maps, bells, optimize=True)
+    drift = trial[list(np.unravel_index(score.argmax(), score.shape))[::-1]]
+    for _ in range(12):
+        (x, dx, ddx), (y, dy, ddy) = (_bells(lags, k * v, half) for v in drift)
+        def total(rows, columns, power): return np.einsum("k,ky,kyx,kx->", weights * k**power, rows, maps, columns)
+        slope, mixed = np.array([total(y, dx, 1), total(dy, x, 1)]), total(dy, dx, 2)
+        bend = np.linalg.eigh(np.array([[total(y, ddx, 2), mixed], [mixed, total(ddy, x, 2)]]))
+        step = bend[1] @ ((bend[1].T @ slope) / np.maximum(np.abs(bend[0]), 1e-9 * np.abs(bend[0]).max() + 1e-30))
+        drift = drift + step.clip(-half / 8, half / 8)
+    return drift.clip(-_FASTEST * half, _FASTEST * half)
+
 # %% ../../nbs/216_distort.moments.ipynb #753e7f58
 @dataclass(frozen=True, eq=False)
 class HazeStatistics:
     "How the pixels of a clip move"
     covariance: np.ndarray  # (blocks, time lags, 2, row lags, column lags), pixels squared
+    drift: np.ndarray       # (blocks, time lags 1.., row lags, column lags), what the wind is read from
+    width: float            # half distance, pixels, of the bell in it
     fps: float              # frames a second
     lags: int               # time lags that the boiling time is read from
     floor: bool             # is there motion that does not outlast a frame, and is left out?
@@ -118,13 +177,10 @@ class HazeStatistics:
 
     @cached_property
     def wind_px_s(self) -> np.ndarray:  # (2,) pixels a second, to the right and downward
-        "Drift of the pattern, from the peaks at the first time lags"
-        both, k = self.mean.mean(1), np.arange(1, 5)
-        places, heights = zip(*[_peak(both[i], _half(both[0]) / 2) for i in k])
-        level = np.array(heights) / both[0].max()
-        trust = np.where(np.minimum.accumulate(level) > .15, level, 0)**2
-        trust[0] = max(trust[0], 1e-3)
-        return (trust * k) @ np.array(places) / (trust * k * k).sum() * self.fps
+        "Drift of the pattern"
+        level = self.mean[:2].mean(1).max((1, 2))
+        keep = np.clip(level[1] / level[0], .1, .95)**np.arange(1, _WIND_LAGS + 1)
+        return _top(self.drift.mean(0), keep / (1 - keep**2), self.width) * self.fps
 
     def decay(self,
               block=None,  # number of a part of the clip; None: all of it
@@ -192,6 +248,12 @@ class HazeStatistics:
         rms = math.sqrt((self.rms_px**2).mean())
         return np.array([math.log(rms), math.log(self.half_px), math.log(self.boiling_s), *self.wind_px_s])
 
+    def summary_error(self) -> np.ndarray:  # (5,)
+        "Standard error of the summary: what it becomes without each part of the clip (jackknife)"
+        kept = [np.delete(np.arange(_BLOCKS), b) for b in range(_BLOCKS)]
+        parts = [replace(self, covariance=self.covariance[k], drift=self.drift[k]).summary() for k in kept]
+        return np.std(parts, 0) * math.sqrt(_BLOCKS - 1)
+
 # %% ../../nbs/216_distort.moments.ipynb #d59c6a3c
 def haze_statistics(
     frames,      # (T, H, W) or (T, H, W, 3), grey levels 0..255, T >= 16, sides of 48 pixels or more
@@ -213,9 +275,12 @@ def statistics_of(
     if texture.mean() < .002: raise HotsegError("no texture to follow", value=f"{texture.mean():.2%} of the frame")
     where = quiet(tracked, texture if like is None else like.where)
     flow, camera = haze_alone(-tracked.flow, where, shake)
-    covariance = _covariance(flow, where, min(64, *(n // 3 for n in where.shape)))
-    found = HazeStatistics(covariance, fps, _LAGS, False, _spectrum(flow[..., where], fps), _sharpness(tracked, where),
-                           camera, tracked.noise, where, float(texture.mean()), len(flow))
+    reach = min(64, *(n // 3 for n in where.shape))
+    covariance = _covariance(flow, where, reach)
+    width = max(_half(covariance.mean((0, 2))[0]), 2.) if like is None else like.width
+    drift = _drift(flow, where, width, reach)
+    found = HazeStatistics(covariance, drift, width, fps, _LAGS, False, _spectrum(flow[..., where], fps),
+                           _sharpness(tracked, where), camera, tracked.noise, where, float(texture.mean()), len(flow))
     chosen = _reading(found) if like is None else dict(lags=like.lags, floor=like.floor)
     return replace(found, **chosen), flow
 
