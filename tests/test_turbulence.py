@@ -33,10 +33,13 @@ MODELS = {
     "technion published": dict(model="technion", strength_px=.6, geometry="coded", normalise="per_sample",
                                spectrum="abs", window="blackman", edge="black"),
     "technion plane": dict(model="technion", cn2=1e-14, view=View(wave="plane")),
-    "technion scaled": dict(model="technion", strength_px=.6, depth="scaled", reference_m=100.),
+    "technion scaled": dict(model="technion", strength_px=.6, depth="scaled", view=View(distance_m=100.)),
+    "technion slabs": dict(model="technion", strength_px=.6, depth="slabs", slabs=3, view=View(distance_m=100.)),
     "technion sensor": dict(model="technion", strength_px=.6, sensor=TurbulenceSensor(noise=2.)),
     "aperture": dict(model="aperture", d_over_r0=1., view=LENS),
     "aperture tilt": dict(model="aperture", strength_px=.6, modes=3),
+    "aperture scaled": dict(model="aperture", strength_px=.6, modes=10, layers=2, depth="scaled",
+                            view=View(distance_m=100., focal_px=5e3)),
     "aperture layers": dict(model="aperture", r0_m=.05, view=LENS, modes=10, layers=3),
     "blur then tilt": dict(model="aperture", d_over_r0=1., view=LENS, modes=10, order="blur-tilt"),
 }
@@ -186,7 +189,7 @@ def test_there_and_back(name):
 
 
 @pytest.mark.parametrize("words, wanted", [
-    (dict(model="technion", cn2=-1e-14), "m^(-2/3)"), (dict(model="aperture", r0_m=0.), "m, above 0"),
+    (dict(model="technion", cn2=-1e-14), "m^(-2/3)"), (dict(model="aperture", r0_m=0.), "m, 1e-05 or more"),
     (dict(model="technion", cn2=1e-14, r0_m=.1), "exactly one"), (dict(model="technion"), "exactly one"),
     (dict(model="technion", strength_px=float("nan")), "pixels rms per axis"),
     (dict(model="technion", strength_px=1., geometry="flat"), "rederived, coded"),

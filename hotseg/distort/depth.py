@@ -17,6 +17,7 @@ from scipy.special import hyp2f1
 from ..core import HotsegError
 from .blur import GaussianBlur
 from .fields import Field, period_for, torus_lags
+from .view import slab_shares
 
 # %% ../../nbs/209_distort.depth.ipynb #e45f759c
 def depth_map(
@@ -118,9 +119,7 @@ def slab_lengths(
     slabs,           # how many
 ) -> np.ndarray:     # (slabs,) pixels, the nearest slab first
     "Correlation length of each slab's motion"
-    edges = np.linspace(0, 1, slabs + 1)
-    power = -np.diff((1 - edges)**(8/3))
-    middle = (edges[1:] + edges[:-1]) / 2
+    power, middle = slab_shares(slabs), (np.arange(slabs) + .5) / slabs
     shape = np.clip((1 - middle) / middle, .5, 2)
     def excess(scale): return power @ np.exp(-1 / (scale * shape)**2) - 1 / math.e
     return correlation_px * shape * brentq(excess, .05, 20)

@@ -210,10 +210,12 @@ def tilt_variance(
     view,                    # aperture_m, wavelength_m
     r0_m,                    # Fried's length, metres; number or array
     outer_scale_m=math.inf,  # metres; inf is Kolmogorov
+    inner_scale_m=0.,        # metres
 ) -> np.ndarray:  # rad^2 along one axis
     "Variance of the Zernike tilt of the aperture along one axis, Noll (JOSA 1976)"
     aperture = _length("aperture_m", view.aperture_m)
-    share = 1. if math.isinf(outer_scale_m) else _tilt_weights([_roll(outer_scale_m / aperture)]).sum() / TILT_I0
+    k = np.exp(np.arange(_COARSEST, _FINEST, _STEP)) * 2 / 5.92 * inner_scale_m / aperture
+    share = (_tilt_weights([_roll(outer_scale_m / aperture)]) * np.exp(-k**2)).sum() / TILT_I0
     ratio = aperture / _length("r0_m", r0_m)
     return share * _TILT * (_length("wavelength_m", view.wavelength_m, 1e-3) / aperture)**2 * ratio**(5/3)
 

@@ -176,14 +176,18 @@ def inverse_flow(
     residual = warp(flow, inverse).add(inverse)
     return inverse, torch.linalg.vector_norm(residual, dim=1)
 
-# %% ../../nbs/200_distort.warp.ipynb #452625f0
+# %% ../../nbs/200_distort.warp.ipynb #31360661
+def _differences(flow, dim):
+    "Difference to the next pixel; the last is repeated, and a single pixel has none"
+    if flow.shape[dim] < 2: return torch.zeros_like(flow)
+    steps = torch.diff(flow, dim=dim)
+    return torch.cat([steps, steps.narrow(dim, -1, 1)], dim)
+
 def jacobian(
     flow,  # (B, 2, H, W), pixels
 ) -> torch.Tensor:  # (B, H, W): area factor of the map p + flow(p); <= 0 where it folds; edge rows and columns repeat
     "Determinant of the warp's derivative"
-    right = torch.diff(flow, dim=-1)
-    down = torch.diff(flow, dim=-2)
-    right, down = torch.cat([right, right[..., -1:]], -1), torch.cat([down, down[..., -1:, :]], -2)
+    right, down = _differences(flow, -1), _differences(flow, -2)
     return (1 + right[:, 0]) * (1 + down[:, 1]) - down[:, 0] * right[:, 1]
 
 def fold_fraction(
