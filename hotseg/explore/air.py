@@ -19,7 +19,8 @@ import torch
 
 from ..core import torch_rng
 from ..data.loaders import finish
-from ..distort.turbulence import STRENGTHS, Turbulence
+from ..distort.models import STRENGTHS
+from ..distort.turbulence import Turbulence
 from .canvas import Picture
 from .charts import mean_of, told
 from .rounds import class_ids, device_of, image_iou

@@ -16,7 +16,8 @@ import ipywidgets as widgets
 from traitlets import Bool, Int, Unicode
 
 from ..distort.sensor import TurbulenceSensor
-from ..distort.turbulence import STRENGTHS, Turbulence
+from ..distort.models import STRENGTHS
+from ..distort.turbulence import Turbulence
 from ..distort.view import Motion, View, among
 from .views import chooser, slider
 
