@@ -37,7 +37,7 @@ def beams(
     profile=None,  # Cn2 of each layer, any unit; None: uniform
 ) -> tuple:        # Beam, one a layer; raises HotsegError
     "The beams through the layers of a path"
-    strength = np.asarray(profile if profile is not None else np.ones(layers), np.float64)
+    strength = np.asarray(np.ones(layers) if profile is None else profile, np.float64)
     if strength.shape != (layers,) or not (strength >= 0).all() or not strength.sum() > 0:
         raise HotsegError("bad profile of the air", value=profile, fix=f"{layers} values of Cn2, 0 or more, not all 0")
     zeta = (np.arange(layers) + .5) / layers if layers > 1 else np.ones(1)
@@ -49,9 +49,9 @@ def beams(
 
 # %% ../../nbs/208_distort.aperture.ipynb #cc065f83
 _FINE = .002   # step of the tables of the modes' transforms, cycles a width
-_TOP = 4.      # cycles a width beyond which modes up to 36 have nearly nothing
+_TOP, _END = 4., 256.  # cycles a width: beyond, modes up to 36 have nearly nothing; where tables end
 _NEAR = 4      # cells on each side of zero that get their mean
-_REACH = 8     # beam widths by which a torus is longer than the frame, at least
+_REACH, _LARGEST = 8, 2**23  # least beam widths by which a torus is longer than the frame; its pixels by small frames
 
 def _along_crest(j, f):
     "Transform of mode j along its crest, over i for odd m and over the crest's height"
@@ -61,20 +61,17 @@ def _along_crest(j, f):
     return (q.imag if m % 2 else q.real) / (2**.5 if m else 1)
 
 @lru_cache(maxsize=256)
-def _table(j, top):
-    "The same at steps of `_FINE`, to `top` cycles a width"
-    return _along_crest(j, np.arange(0, top + 2 * _FINE, _FINE))
+def _table(j, top): return _along_crest(j, np.arange(0, top + 2 * _FINE, _FINE))  # to `top` cycles a width
 
 def _filters(modes, kx, ky, dtype=np.float64):
     "Real filters of the modes (first..last), over i where m is odd, (J, rows, columns)"
     kappa = np.hypot(kx, ky)
-    unit, top = (kx + 1j * ky) / np.where(kappa > 0, kappa, 1), math.ceil(kappa.max())
+    unit, top = (kx + 1j * ky) / np.where(kappa > 0, kappa, 1), math.ceil(min(kappa.max(), _END))
     table, out, radial = np.arange(0, top + 2 * _FINE, _FINE), np.empty((len(modes), *kappa.shape), dtype), {}
-    orders = [noll(j) for j in modes]
-    turned = {0: np.ones_like(unit)}
+    orders, turned = [noll(j) for j in modes], {0: np.ones_like(unit)}
     for m in range(1, max(m for _, m, _ in orders) + 1): turned[m] = turned[m - 1] * unit
     for j, (n, m, family), target in zip(modes, orders, out):
-        if (n, m) not in radial: radial = {(n, m): np.interp(kappa, table, _table(j, top))}
+        if (n, m) not in radial: radial = {(n, m): np.interp(kappa, table, _table(j, top), right=0.)}
         around = turned[m].real if family == "cos" else turned[m].imag
         np.multiply(radial[n, m], around * (2**.5 if m else 1), out=target, casting="same_kind")
     return out
@@ -98,9 +95,8 @@ def _whole(modes, beam):
 # %% ../../nbs/208_distort.aperture.ipynb #b259f160
 def _zero_cell(beam, df):
     "Variances of the two tilts in the cell of size `df` (x, y, cycles a width) around zero"
-    angle = (np.arange(64) + .5) / 64 * math.pi / 2
+    angle, u = (np.arange(64) + .5) / 64 * math.pi / 2, (np.arange(100) + .5) / 100
     edge = np.minimum(df[0] / 2 / np.cos(angle), df[1] / 2 / np.sin(angle))
-    u = (np.arange(100) + .5) / 100
     kappa = edge[:, None] * u**3
     power = phase_psd(kappa, 1., beam.outer, beam.inner) * _filters((2,), kappa, 0 * kappa)[0]**2 * beam.share
     around = (power * kappa * edge[:, None] * 3 * u**2).sum(1) / 100 * (4 * math.pi / 2 / 64)
@@ -132,8 +128,12 @@ def _root(spectrum):
     trace = np.sqrt(np.maximum(first + last + 2 * size, 1e-60))
     return np.stack([np.stack([first + size, cross]), np.stack([cross, last + size])]) / trace
 
-def _period(parts, height, width):
+def _period(view, parts, height, width):
     "A torus at least twice the frame, and longer by some beams; a multiple of 16 along each axis"
+    limit = (math.sqrt((height - width)**2 + 4 * max(_LARGEST, 16 * height * width)) - height - width) / 2 / _REACH
+    if view.theta_d_px > limit:
+        raise HotsegError("the aperture is too wide for the frame", value=f"theta_d_px = {view.theta_d_px:.6g}",
+                          fix=f"focal_px * aperture_m / distance_m at most {limit:.0f} px on {height} x {width} pixels")
     reach = _REACH * parts[0].width_px if len(parts) == 1 else 0
     return tuple(16 * next_fast_len(math.ceil(max(2 * n, n + reach) / 16), real=True) for n in (height, width))
 
@@ -148,9 +148,9 @@ def aperture_field(
 ) -> Field:  # components a_2.. in radians at D / r0 = 1; they grow with (D / r0)^(5/6)
     "Zernike coefficients of the wavefront from every pixel, with all their covariances"
     parts = beams(view, layers, profile)
-    if modes == 3: return _tilt_field(parts, height, width)
-    period = _period(parts, height, width)
-    roots = [root for beam in parts for root in _sources(beam, modes, period, _zones(parts))]
+    if modes == 3: return _tilt_field(view, parts, height, width)
+    period, zones = _period(view, parts, height, width), _zones(parts)
+    roots = [root for beam in parts for root in _sources(beam, modes, period, zones)]
     return Field(torch.from_numpy(np.stack(roots, 1)), height, width, period)
 
 def _sources(beam, modes, period, zones):
@@ -176,71 +176,63 @@ def _zones(parts, most=2):
 
 def _tilt_root(beam, period):
     "Symmetric root of the tilts' folded spectrum, (2, 2, rows, columns // 2 + 1)"
-    kx, ky = _plane(beam, period)
-    spectrum, _ = _near_zero(beam, period, _spectrum(beam, kx, ky))
+    spectrum, _ = _near_zero(beam, period, _spectrum(beam, *(plane := _plane(beam, period))))
     for x, y in np.array(_zones([beam], 3)).reshape(-1, 2) * beam.width_px:
-        spectrum += _spectrum(beam, kx + x, ky + y) + _spectrum(beam, kx - x, ky - y)
+        for sign in (1, -1): spectrum += _spectrum(beam, plane[0] + sign * x, plane[1] + sign * y)
     return _root(spectrum)
 
-def _tilt_field(parts, height, width):
+def _tilt_field(view, parts, height, width):
     "Tilts alone, two sources a layer, everything beyond a pixel's frequency folded back"
-    period = _period(parts, height, width)
+    period = _period(view, parts, height, width)
     return Field(torch.from_numpy(np.concatenate([_tilt_root(b, period) for b in parts], 1)), height, width, period)
 
-# %% ../../nbs/208_distort.aperture.ipynb #16a8a810
-_NODES_PX = 8.  # least distance of the nodes
-_PER_BEAM = 4   # nodes a beam's width, where they are not closer than that
+# %% ../../nbs/208_distort.aperture.ipynb #0ad776d4
+_NODES_PX, _PER_BEAM = 8., 4  # least distance of the nodes; nodes a beam's width, where they are not closer than that
 
 class _Lattice:
     "The low frequencies on which blur modes are drawn, and how nodes are cut from them"
     def __init__(self, view, height, width, period):
         fine = [min(p, 16 * math.ceil(p * 2 * _TOP / view.theta_d_px / 16)) for p in period]
-        pitch = [p / n for p, n in zip(period, fine)]
-        wanted = max(view.theta_d_px / _PER_BEAM, _NODES_PX)
+        pitch, wanted = [p / n for p, n in zip(period, fine)], max(view.theta_d_px / _PER_BEAM, _NODES_PX)
         self.every = [max(k for k in (1, 2, 4, 8, 16) if k == 1 or k * q <= 1.3 * wanted) for q in pitch]
-        self.period, self.fine = period, fine
-        self.grid = Grid(height, width, *(float(q * k) for q, k in zip(pitch, self.every)))
+        steps = (float(q * k) for q, k in zip(pitch, self.every))
+        self.period, self.fine, self.grid = period, fine, Grid(height, width, *steps)
 
     def low(self, plane):
         "The low frequencies of a half plane (..., rows, columns)"
-        rows, columns = self.fine
-        plane = plane[..., :columns // 2 + 1]
-        if rows == self.period[0]: return plane
-        return torch.cat([plane[..., :rows // 2, :], plane[..., -rows // 2:, :]], -2)
+        half, plane = self.fine[0] // 2, plane[..., :self.fine[1] // 2 + 1]
+        return plane if 2 * half == self.period[0] else torch.cat([plane[..., :half, :], plane[..., -half:, :]], -2)
 
     def nodes(self, spectrum):
         "Values at the nodes (..., *grid.nodes) of a spectrum on the low frequencies"
         (rows, columns), (down, right), (high, wide) = self.fine, self.every, self.grid.nodes
-        folded = spectrum.unflatten(-2, (down, rows // down)).sum(-3)
-        part = torch.fft.ifft(folded, dim=-2, norm="forward")[..., :high, :]
+        spectrum = spectrum.unflatten(-2, (down, rows // down)).sum(-3)
+        part = torch.fft.ifft(spectrum, dim=-2, norm="forward")[..., :high, :]
         part[..., ::columns // 2].imag.zero_()
-        whole = torch.fft.irfft(part, columns, norm="forward")[..., ::right]
-        return whole[..., :wide] / math.sqrt(self.period[0] * self.period[1])
+        return torch.fft.irfft(part, columns, norm="forward")[..., ::right][..., :wide] / math.prod(self.period)**.5
 
-@lru_cache(maxsize=4)
 class _Joint(Field):
     "Tilts at the pixels and blur modes at the nodes, from the noise of a field, at D / r0 = 1"
     def __init__(self, view, parts, height, width, modes):
-        self.tilts, self.modes, self.parts = _tilt_field(parts, height, width), modes, parts
+        self.tilts, self.modes, self.parts = _tilt_field(view, parts, height, width), modes, parts
         rows, columns = period = self.tilts.period
         super().__init__(torch.ones(1, 2 * len(parts) + (modes > 3), rows, columns // 2 + 1), height, width, period)
         self.lattice, self._here = _Lattice(view, height, width, period), {}
         if modes > 3: self._here[torch.device("cpu")] = self._blur_filters(np.arange(4, modes + 1))
+        self.bytes = sum(f.nbytes for f in (self.amplitudes, self.tilts.amplitudes, *sum(self._here.values(), ())))
 
     def shaped(self, noise, apart=False):
         "Tilts (2, H, W), blur modes (J, rows, columns) at the nodes, white ones beside; apart: the first two by layer"
-        layers, own = range(len(self.parts)), noise[:2 * len(self.parts)]
-        tilts = self.tilts.shaped(own[..., :self.tilts.amplitudes.shape[-1]], apart)
+        tilts = self.tilts.shaped((own := noise[:2 * len(self.parts)])[..., :self.tilts.amplitudes.shape[-1]], apart)
         if apart: tilts = tilts.unflatten(0, (-1, 2)).sum(1)
         if self.modes == 3: return tilts, None, None
         if noise.device not in self._here:
             self._here[noise.device] = tuple(t.to(noise.device) for t in self._here[torch.device("cpu")])
         filters, turns, missing, back = self._here[noise.device]
         common = torch.einsum("lsyx,syx->lyx", self.lattice.low(own).unflatten(0, (-1, 2)), turns)
-        modes = torch.stack([self._modes(filters[n], common[n]) for n in layers])
-        white = torch.view_as_real(noise[-1]).flatten()[:len(missing) * math.prod(modes.shape[-2:])]
-        white = (missing @ white.view(len(missing), -1)).view(modes.shape[1:])
-        return tilts, modes[:, back] if apart else modes[:, back].sum(0), white[back]
+        modes = torch.stack([self._modes(*pair) for pair in zip(filters, common)])
+        white = torch.view_as_real(noise[-1]).flatten()[:modes[0].numel()].view(len(missing), -1)
+        return tilts, modes[:, back] if apart else modes[:, back].sum(0), (missing @ white).view(modes.shape[1:])[back]
 
     def _modes(self, filters, common):
         "Blur modes of one layer at the nodes, even ones first; `common` is the noise times i"
@@ -256,8 +248,7 @@ class _Joint(Field):
         fx, fy = (self.lattice.low(f.expand(self.amplitudes.shape[2:])).numpy() for f in torus_frequencies(self.period))
         filters = torch.stack([self._filter(beam, js[order], fx, fy) for beam in self.parts])
         lacking = sum(_whole(self.modes, b)[2:, 2:] for b in self.parts)[np.ix_(order, order)]
-        lacking -= self._carried(filters, _odd(js[order]))
-        values, vectors = np.linalg.eigh(lacking)
+        values, vectors = np.linalg.eigh(lacking - self._carried(filters, _odd(js[order])))
         missing = torch.from_numpy(vectors * np.sqrt(np.maximum(values, 0))).float()
         turns = torch.from_numpy(np.stack([fx, fy]) / np.maximum(np.hypot(fx, fy), 1e-30)).to(torch.complex64)
         return filters, turns, missing, torch.from_numpy(order.argsort())
@@ -265,19 +256,26 @@ class _Joint(Field):
     def _filter(self, beam, js, fx, fy):
         "Filters of a beam on the low frequencies, (J, rows, columns), with the weight of the half plane"
         kx, ky, (rows, columns) = fx * beam.width_px, fy * beam.width_px, self.lattice.fine
-        amplitude = _amplitude(beam, kx, ky)
-        amplitude[:, 1:-1] *= .5**.5
+        (amplitude := _amplitude(beam, kx, ky))[:, 1:-1] *= .5**.5
         if columns < self.period[1]: amplitude[:, -1] = 0
         if rows < self.period[0]: amplitude[rows // 2] = 0
         return torch.from_numpy(_filters(js, kx, ky, np.float32)).mul_(torch.from_numpy(amplitude).float())
 
     def _carried(self, filters, odd):
         "Covariance of the modes at one point that the band carries, (J, J)"
-        double, total = filters.new_full((filters.shape[-1],), 2.), 0.  # both halves, and what `_filter` left out
-        double[[0, -1]] = 1
+        double, total = filters.new_tensor([1., *[2.] * (filters.shape[-1] - 2), 1.]), 0.  # both halves of the plane
         for part in (few * double for few in filters.split(64, 2)):
             total = total + torch.einsum("lasx,lbsx->ab", part, part).double().numpy()
         return np.where(odd[:, None] == odd, total / math.prod(self.period), 0.)
+
+# %% ../../nbs/208_distort.aperture.ipynb #076b6171
+_KEPT_BYTES, _kept = 2**29, dict[tuple, Any]()  # joint fields at hand, the last used one last
+
+def _joint(*key):
+    "Joint fields, made on first use and kept while they are few and small"
+    _kept[key] = made = _kept.pop(key, None) or _Joint(*key)
+    while len(_kept) > 1 and sum(f.bytes for f in list(_kept.values())) > _KEPT_BYTES: del _kept[next(iter(_kept))]
+    return made
 
 # %% ../../nbs/208_distort.aperture.ipynb #9ad26da6
 @dataclass(frozen=True, eq=False)
@@ -288,24 +286,29 @@ class ApertureParts:
     frame: tuple   # (height, width)
     field: Any     # the joint fields at D / r0 = 1; None in still air
 
+    @property
+    def kept(self) -> float:  # 0..1; 1 where nothing is blurred
+        "Share of the spots' energy that their kernels keep; makes the kernels"
+        if not self.field or self.field.modes == 3: return 1.
+        return spot_basis(self.view, self.d_over_r0, self.field.modes).kept
+
     def draw(self,
              rng=None,      # torch.Generator; noise is drawn where it lives
              device="cpu",  # where the flow and the blur are wanted
              weights=None,  # (layers, H, W) factors of the layers' parts at each pixel, for scenes in depth
             ) -> tuple:     # flow (2, H, W) pixels; PsfBlur, or None without strength or blur modes
         "One frame"
-        if self.field is None: return torch.zeros(2, *self.frame, device=device), None
-        return self._made(self.field.draw(rng, device, weights is not None), weights)
+        return next(self.frames(rng, device=device, weights=weights))
 
     def frames(self,
                rng=None,        # torch.Generator
-               shift=(0., 0.),  # drift at the object's distance, pixels a frame (columns, rows); or one pair a layer
+               shift=(0., 0.),  # drift at the object (where one layer is), pixels a frame (x, y); or a pair a layer
                keep=1.,         # correlation of a frame's noise with that of the one before
                device="cpu",    # where flow and blur are wanted
                weights=None,    # (layers, H, W), as for `draw`
               ):                # endless iterator of (flow, blur)
-        "Frame after frame; the first is that of `draw`"
-        while self.field is None: yield self.draw(rng, device)
+        "Frame after frame, the first as by `draw`; of K > 1 layers the k-th drifts K / (k + .5) times as far"
+        while self.field is None: yield torch.zeros(2, *self.frame, device=device), None
         shift, layers = torch.as_tensor(shift, dtype=torch.float64).reshape(-1, 2), len(self.field.parts)
         if len(shift) < layers: shift = shift * layers / (torch.arange(layers)[:, None] + .5)
         shift = torch.cat([shift.repeat_interleave(2, 0), shift[-1:]])[:self.field.sources]
@@ -331,7 +334,6 @@ class ApertureParts:
         here = weights[:, rows][:, :, columns]
         return (modes * here[:, None]).sum(0), white * torch.einsum("k,kij->ij", share, here.square()).sqrt()
 
-@lru_cache(maxsize=32)
 def aperture_parts(
     view,          # View
     d_over_r0,     # strength: aperture over Fried's length, of the whole path; 0 or more
@@ -344,5 +346,5 @@ def aperture_parts(
     "Flow and blur of a frame through one aperture"
     if not (0 <= d_over_r0 < math.inf): raise HotsegError("bad d_over_r0", value=d_over_r0, fix="a number, 0 or more")
     if not 3 <= modes <= 120: raise HotsegError("bad modes", value=modes, fix="3 (tilts alone) to 120; 36 as published")
-    field = _Joint(view, beams(view, layers, profile), height, width, modes) if d_over_r0 > 0 else None
+    field = _joint(view, beams(view, layers, profile), height, width, modes) if d_over_r0 > 0 else None
     return ApertureParts(view, float(d_over_r0), (height, width), field)

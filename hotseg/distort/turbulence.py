@@ -20,6 +20,7 @@ import torch
 from ..core import HotsegError
 from . import theory
 from .aperture import beams
+from .blur import kernel_cut
 from .depth import depth_map, slab_lengths
 from .fields import spawn
 from .models import SCREENS, check_record, moving, stills
@@ -45,8 +46,8 @@ class Turbulence:
     motion: Motion = Motion()            # from frame to frame
     sensor: TurbulenceSensor | None = None  # what the camera adds
     depth: str = "none"                  # haze by distance: `scaled` with one field, or `slabs` of shared air
-    reference_m: float | None = None     # distance at which the strength holds, m; the view's by default
-    slabs: int = 6                       # slabs of air along the path
+    reference_m: float | None = None     # distance at which the strength holds, m; with a view, its distance_m
+    slabs: int = 6                       # of air along the path, where `depth` asks for them
     geometry: str = "rederived"          # technion: path geometry, or `coded` as published
     normalise: str = "analytic"          # technion: or `per_sample`, as published
     spectrum: str = "clip"               # technion: negative parts of the spectrum, or `abs` as published
@@ -71,6 +72,9 @@ class Turbulence:
         if rytov > theory.RYTOV_LIMIT:
             told.append(f"Rytov variance {rytov:.2g} is above {theory.RYTOV_LIMIT}: such air makes light scintillate, "
                         "which a phase alone does not describe")
+        if self.model == "aperture" and self.modes > 3 and self.apertures > 0:
+            needed, allowed = kernel_cut(self.view, self.apertures)
+            if needed > allowed: told.append(f"the blur is {needed} px wide and cut at {allowed}: it comes out too narrow")
         return told
 
     @cached_property
