@@ -7,8 +7,8 @@ __all__ = ['HotsegError', 'project_root', 'Settings', 'default_device', 'data_ro
            'seed_everything', 'sync', 'writable', 'atomic_path', 'atomic_folder', 'recover_folder', 'write_json',
            'read_json', 'inside', 'embedded', 'in_processes', 'in_words']
 
-# %% ../nbs/000_core.ipynb #a7fa58cc
-import contextlib, hashlib, json, multiprocessing, os, platform, random, re, shutil
+# %% ../nbs/000_core.ipynb #d4b93202
+import contextlib, hashlib, json, multiprocessing, os, platform, random, re, shutil, signal, threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from configparser import ConfigParser
@@ -252,10 +252,32 @@ def in_processes(
         if setup: setup(*given)
         yield from map(work, jobs); return
     share = max(1, min(16, len(jobs) // (4 * workers)))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), setup, given) as pool:
-        try: yield from pool.map(work, jobs, chunksize=share)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _arrive, (setup, given)) as pool:
+        with _deaf(): results = pool.map(work, jobs, chunksize=share)
+        try: yield from results
         except BrokenProcessPool as e:
             raise HotsegError("a worker process died", value=str(e), fix="fewer workers= (memory), or workers=0") from e
+        except (KeyboardInterrupt, GeneratorExit):  # nobody waits for the rest
+            for process in list((pool._processes or {}).values()): process.terminate()
+            raise
+
+@contextlib.contextmanager
+def _deaf():
+    "Processes started in here do not hear Ctrl-C; this one hears it afterwards"
+    if not hasattr(signal, "pthread_sigmask"): yield; return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try: yield
+    finally: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+def _arrive(setup, given):
+    "The first thing that a worker does"
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    if setup: setup(*given)
+
+def _leave_with_parent():
+    "Wait for the parent's end, however it comes, and end"
+    multiprocessing.parent_process().join()  # type: ignore[union-attr]
+    os._exit(1)
 
 # %% ../nbs/000_core.ipynb #31df4135
 def in_words(

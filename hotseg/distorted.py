@@ -9,6 +9,7 @@ __all__ = ['LABELS', 'MARK', 'drawn', 'seen_through', 'distorted', 'Air', 'write
 # %% ../nbs/899_distorted.ipynb #9afb4434
 import shutil, time
 from collections import Counter
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -159,11 +160,22 @@ def write_moved(
 MARK = "distortion.json"  # the manifest
 _OURS = (MARK, ".lock", "hotseg.json", "hotseg.part.json", "distorted.mp4")  # files that tell of the others
 
+_KINDS = dict(
+    distorted="the pictures under haze, 8-bit RGB, under their own names",
+    flow="flow/: where pixels came from, PNG of 16 bits as KITTI has it: 64 dx + 2^15, 64 dy + 2^15, 1 where the "
+    "motion can be undone; hazy(p) = clean(p + flow(p)), pixels")
+
 class _Copy(Answers):
     "Pictures under their own names, or where their data set has them"
     def path(self, kind, name):
         place = self.media.place(name) if hasattr(self.media, "place") else f"{name}.png"
         return inside(self.out, f"flow/{place}" if kind == "flow" else place)
+
+    def tell(self, status, **facts):
+        told = super().tell(status, **facts)
+        told["kinds"] = {kind: words for kind, words in _KINDS.items() if kind != "flow" or self.asked["flow"]}
+        write_json(self.file, told)
+        return told
 
 def written_out(
     told,  # numbers, words, lists and dicts of them
@@ -189,15 +201,27 @@ class DistortJob:
 
     def __post_init__(self):
         self.sequence = self.sequence or self.media.is_clip
-        if self.labels not in LABELS or (self.labels == "warped" and not hasattr(self.media, "beside")):
-            raise HotsegError("no such labels here", value=self.labels,
-                              fix=f"one of {LABELS}; `warped` wants LAYOUT/SPLIT of a data set")
         request = dict(what="distort", source=self.source, distortion=written_out(asdict(self.haze)), seed=self.seed,
                        labels=self.labels, flow=self.flow, sequence=self.sequence, depth=self.depth and str(self.depth))
         self.answers = _Copy(self.out, request, self.media, "distorted", MARK)
+        self._check()
         self.metres = self._depths()
         title = Path(self.source).stem if self.media.is_clip else None
         self.air = Air(self.haze, self.media.names, self.seed, self.metres, title) if self.sequence else None
+
+    def _check(self):
+        "Raise HotsegError on what nothing would come of"
+        if self.labels not in LABELS or (self.labels != "clean" and not hasattr(self.media, "beside")):
+            raise HotsegError("no such labels here", value=self.labels,
+                              fix=f"one of {LABELS}; only LAYOUT/SPLIT of a data set has labels")
+        if self.depth is not None and getattr(self.haze, "depth", "none") == "none":
+            raise HotsegError("this haze is the same at all distances: depth maps play no part", value=str(self.depth),
+                              fix="--depth scaled or --depth slabs, or leave out --depth-m")
+        places = [p for n in self.media.names for p in (self.answers.path("", n).relative_to(self.answers.out),
+                                                        *(Path(f.place) for f in self.beside(n)))] if self.flow else ()
+        if taken := [p for p in places if p.parts[0].casefold() == "flow"]:
+            raise HotsegError("the pictures have a folder `flow` of their own", path=self.source, value=str(taken[0]),
+                              fix="rename that folder, or leave out --flow")
 
     def beside(self,
                name,  # of a picture
@@ -261,14 +285,21 @@ class DistortJob:
         out, media = self.answers.out, self.media
         for place, path in getattr(media, "lists", {}).items(): _copy(path, inside(out, place))
         for folder in getattr(media, "folders", ()): (out/folder).mkdir(exist_ok=True)
-        if getattr(media, "manifest", None) and not (out/"hotseg.json").exists():
-            write_json(out/"hotseg.part.json", media.manifest)
+        if self.manifest and not (out/"hotseg.json").exists(): write_json(out/"hotseg.part.json", self.manifest)
 
     def _end(self):
         "Word that a data set is whole"
-        if not getattr(self.media, "manifest", None): return
-        write_json(self.answers.out/"hotseg.json", self.media.manifest | dict(manifest=MARK))
+        if not self.manifest: return
+        write_json(self.answers.out/"hotseg.json", self.manifest | dict(manifest=MARK))
         (self.answers.out/"hotseg.part.json").unlink(missing_ok=True)
+
+    @property
+    def manifest(self):
+        "What `hotseg.json` says of a data set; {} of other pictures"
+        told = getattr(self.media, "manifest", {})
+        if not told or self.labels != "none": return told
+        places = {split: {n: self.media.place(n) for n in items.names} for split, items in self.media.parts.items()}
+        return told | dict(labels="none", pictures=places)
 
     def _facts(self):
         "What the manifest tells besides"
@@ -286,9 +317,10 @@ class DistortJob:
         answers = self.answers
         asked, before, begun = chosen(self.media, limit), set(answers.done()), time.perf_counter()
         todo = [name for name in asked if name not in before]
-        for count, (name, error) in enumerate(in_processes(_one, todo, self.workers, _prepare, (self,)), 1):
-            if error: answers.fault(name, error)
-            if say: say(len(asked) - len(todo), count, len(asked), time.perf_counter() - begun)
+        with closing(in_processes(_one, todo, self.workers, _prepare, (self,))) as each:
+            for count, (name, error) in enumerate(each, 1):
+                if error: answers.fault(name, error)
+                if say: say(len(asked) - len(todo), count, len(asked), time.perf_counter() - begun)
         return (time.perf_counter() - begun) / max(len(todo), 1)
 
 _JOB: list = []  # of this process

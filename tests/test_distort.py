@@ -1,6 +1,8 @@
 """Distorted copies: every layout opens again and checks, a kill loses nothing, disk and loader say the same."""
 import argparse
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,7 +33,7 @@ from hotseg.data.scenes import StreetScenes
 from hotseg.data.sets import decode_file
 from hotseg.data.splits import split_list
 from hotseg.distort.sensor import TurbulenceSensor
-from hotseg.distort.turbulence import Turbulence
+from hotseg.distort.turbulence import LONG_LENS, Turbulence
 from hotseg.distort.view import Motion, View
 from hotseg.distort.warp import warp
 from hotseg.distorted import DistortJob, distorted, drawn, read_flow, verify_copy
@@ -209,7 +211,16 @@ def test_without_labels(tmp_path):
     tops = {Path(name).parts[0] for name in made(tmp_path/"out")}
     assert tops == {"leftImg8bit", "disparity", "camera", "hotseg.json"}
     assert "*_gtFine_labelIds.png" in told["left_out"]
+    report = check_root(tmp_path/"out", "cityscapes")
+    assert report.ok and report.parts["val"].read == 2, str(report)
+    (tmp_path/"out"/media.place(media.names[0])).unlink()
+    assert not check_root(tmp_path/"out", "cityscapes").ok
     with pytest.raises(HotsegError, match="no such labels"): job(media, tmp_path/"x", labels="moved")
+    for what in ("voc/val", "gta5/train", "camvid/train,clip"):
+        out = tmp_path/what.replace("/", "-")
+        job(source(what, out/"in"), out/"out", labels="none").run()
+        report = check_root(out/"out", what.partition("/")[0])
+        assert report.ok and sum(p.read for p in report.parts.values()) == SETS[what][1], str(report)
 
 
 def test_parts_without_labels(tmp_path):
@@ -273,6 +284,50 @@ def test_a_killed_copy_goes_on(tmp_path):
     assert made(tmp_path/"out") == made(tmp_path/"once") and len(made(tmp_path/"once")) == 4 * 7 + 1
     assert all(p.stat().st_mtime_ns == t for p, t in there.items())
     assert len(open_items("cityscapes/train", tmp_path/"out")) == 4
+
+
+def workers_of(pid):
+    "Processes that a process has started to share its work"
+    told = {int(p.parent.name): p.read_text().rpartition(")")[2].split() for p in Path("/proc").glob("[0-9]*/stat")}
+    return [child for child, stat in told.items() if int(stat[1]) == pid and b"spawn_main" in
+            Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def sharing(tmp_path, count=60):
+    "The verb at work with two processes, a few pictures done"
+    for i in range(count): save(tmp_path/"in"/f"{i:02}.png", np.kron(picture(i), np.ones((12, 12, 1), np.uint8)))
+    words = [sys.executable, "-m", "hotseg.cli", "distort", str(tmp_path/"in"), str(tmp_path/"out"), "--workers", "2"]
+    parent = subprocess.Popen(words, stderr=subprocess.PIPE, start_new_session=True)
+    until(lambda: len(list((tmp_path/"out").glob("*.png"))) >= 2)
+    return words, parent, workers_of(parent.pid)
+
+
+def until(true, seconds=60):
+    "Wait for something"
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(.02)
+
+
+def gone(pid): return not Path(f"/proc/{pid}").exists() or ") Z " in Path(f"/proc/{pid}/stat").read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_no_worker_outlives_its_parent(tmp_path, how):
+    "Killed, or Ctrl-C as a terminal sends it, to all: pipes close, the folder goes on; 130 where there is a last word"
+    words, parent, workers = sharing(tmp_path)
+    assert len(workers) == 2
+    (os.killpg if how == signal.SIGINT else os.kill)(parent.pid, how)
+    _, err = parent.communicate(timeout=20)
+    until(lambda: all(map(gone, workers)), 5)
+    if how != signal.SIGKILL: assert parent.returncode == 130 and b"goes on" in err and b"Traceback" not in err, err
+    done = {p: p.stat().st_mtime_ns for p in (tmp_path/"out").glob("*.png")}
+    assert 2 <= len(done) < 60
+    assert not subprocess.run(words, stderr=subprocess.DEVNULL).returncode
+    assert read_json(tmp_path/"out"/"distortion.json")["status"] == "done" and len(made(tmp_path/"out")) == 60
+    assert all(p.stat().st_mtime_ns == t for p, t in done.items())
 
 
 def pan(path, frames=6):
@@ -451,25 +506,40 @@ def asked(words, **more):
     return haze_of(parser.parse_args(words.split()), **more)
 
 
-@pytest.mark.parametrize("words, unit, allowed", [
-    ("--strength-px -1", "pixels rms per axis", "0 or more"), ("--strength-px nan", "pixels rms per axis", "finite"),
-    ("--correlation-px 0", "pixels", "above 0"), ("--blur-px -1", "pixels", "0 or more"),
-    ("--rows 0", "rows", "above 0"),
-    ("--model technion --cn2 -1", "m^(-2/3)", "0 or more"), ("--model aperture --r0-m 0", "m", "above 0"),
-    ("--model aperture --d-over-r0 -2", "apertures over r0", "0 or more"),
-    ("--model technion --aperture-m 0", "m", "above 0"), ("--model technion --focal-px 0", "px", "above 0"),
-    ("--model technion --distance-m -5", "m", "above 0"),
-    ("--model technion --outer-scale-m 0", "m, or inf", "above 0"),
-    ("--model technion --wavelength-m 1", "m", "at most 0.0001"), ("--boiling-s 0", "s, or inf", "above 0"),
-    ("--wind-px-s inf,0", "two finite numbers", "right"), ("--fps 0", "frames a second", "above 0"),
-    ("--noise -1", "grey levels", "0..128"), ("--gain 0", "factor", "0.001.."), ("--bits 0", "bits a channel", "1..16"),
-    ("--jpeg 101", "JPEG quality", "1..100"), ("--depth scaled --reference-m 0", "m", "above 0"),
-    ("--depth scaled", "reference_m [m]", "distance_m"), ("--cn2 1e-14 --r0-m .1", "m^(-2/3)", "exactly one"),
-    ("--cn2 1e-14", "pixels rms", "elastic"), ("--model technion --correlation-px 4", "elastic model", "leave it out"),
-    ("--preset 9/9", "2/10", "published")])
-def test_bad_values_name_unit_and_range(words, unit, allowed):
-    with pytest.raises(HotsegError) as error: asked(words)
-    assert unit in str(error.value) and allowed in str(error.value), str(error.value)
+@pytest.mark.parametrize("words, flag, unit", [
+    ("--strength-px -1", "--strength-px", "pixels rms per axis"), ("--strength-px nan", "--strength-px", "pixels rms"),
+    ("--correlation-px 0", "--correlation-px", "pixels"), ("--blur-px -1", "--blur-px", "pixels"),
+    ("--rows 0", "--rows", "1 or more"),
+    ("--model technion --cn2 -1", "--cn2", "m^(-2/3)"), ("--model aperture --r0-m 0", "--r0-m", "m"),
+    ("--model aperture --d-over-r0 -2", "--d-over-r0", "apertures over r0"),
+    ("--model technion --aperture-m 0", "--aperture-m", "m,"), ("--model technion --focal-px 0", "--focal-px", "px,"),
+    ("--model technion --distance-m -5", "--distance-m", "m,"),
+    ("--model technion --outer-scale-m 0", "--outer-scale-m", "m, or inf"),
+    ("--model technion --wavelength-m 1", "--wavelength-m", "at most 0.0001"),
+    ("--boiling-s 0", "--boiling-s", "s, or inf"),
+    ("--wind-px-s inf,0", "--wind-px-s", "right"), ("--fps 0", "--fps", "frames a second"),
+    ("--noise -1", "--noise", "grey levels"), ("--gain 0", "--gain", "factor"), ("--bits 0", "--bits", "1..16"),
+    ("--jpeg 101", "--jpeg", "1..100"), ("--depth scaled --reference-m 0", "--reference-m", "m,"),
+    ("--depth slabs --slabs 99 --reference-m 9", "--slabs", "at most 32"), ("--layers 3", "--layers", "aperture"),
+    ("--depth scaled", "--reference-m", "--distance-m"), ("--cn2 1e-14 --r0-m .1", "'--cn2', '--r0-m'", "exactly one"),
+    ("--cn2 1e-14", "--cn2", "pixels rms"), ("--model technion --correlation-px 4", "--correlation-px", "elastic"),
+    ("--preset published --model elastic", "--strength-px", "--cn2"), ("--preset 9/9", "2/10", "published")])
+def test_bad_values_name_flag_and_unit(words, flag, unit):
+    with pytest.raises(HotsegError) as error: asked(words, fps=25.)
+    said = str(error.value)
+    assert flag in said and unit in said, said
+    assert not re.search(r"(?<!-)\b(\w+_(px|m|s|over_r0)\b|Turbulence|View|Motion|sensor:|theory)", said), said
+
+
+@pytest.mark.parametrize("words, wanted", [
+    ("--aperture-m .1", "--model technion"), ("--wave plane", "--model technion"), ("--distance-m 9", "--depth"),
+    ("--reference-m 9", "--depth scaled"), ("--slabs 3", "--depth slabs"), ("--fps 5", "--sequence"),
+    ("--preset technion-1px --model elastic --focal-px 9", "--model technion"),
+    ("--model technion --depth scaled --reference-m 9", "--distance-m"), ("--wind-px-s 3,0", "a clip"),
+    ("--boiling-s 1", "a clip"), ("--model technion --inner-scale-m .01", "--model aperture")])
+def test_a_word_without_effect_is_refused(words, wanted):
+    with pytest.raises(HotsegError, match="no effect here") as error: asked(words)
+    assert wanted in str(error.value)
 
 
 def test_what_is_not_said_stays():
@@ -478,8 +548,77 @@ def test_what_is_not_said_stays():
     assert asked("--preset published --distance-m 5000").view == View(distance_m=5000.)
     assert asked("--preset technion-1px --r0-m .02").strength_px is None
     assert asked("--preset 2/4 --model technion").correlation_px is None
+    assert asked("--preset technion-1px --model elastic") == Turbulence(1., 4., height=360)
+    assert asked("--preset technion-1px --outer-scale-m 3").view == replace(LONG_LENS, outer_scale_m=3.)
+    assert asked("--preset aperture-1px").layers == 4 and asked("--preset aperture-1px --layers 2").layers == 2
+    assert asked("--model aperture --modes 10").modes == 10
+    assert asked("--depth slabs --reference-m 9 --slabs 3").slabs == 3
     assert asked("", fps=10.).motion == Motion(frame_s=.1, boiling_s=.1)
     assert asked("--wind-px-s=-3,0 --fps 5", fps=10.).motion == Motion(frame_s=.2, wind_px_s=(-3., 0.))
+
+
+def failing(words, said, capsys):
+    with pytest.raises(SystemExit) as end: main(["distort", *map(str, words)])
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and said in err, err
+
+
+def test_words_that_do_nothing_with_these_pictures(tmp_path, capsys):
+    save(tmp_path/"in"/"0.png", picture(0))
+    for words, said in ((["--labels", "clean"], "--labels has no effect"),
+                        (["--root", tmp_path], "--root has no effect"),
+                        (["--sequence", "--workers", 2], "--workers has no effect"), (["--limit", 0], "0 pictures"),
+                        (["--depth-m", tmp_path], "play no part"), (["-o", "complete=no"], "true or false")):
+        failing([tmp_path/"in", tmp_path/"out", *words], said, capsys)
+    assert not (tmp_path/"out").exists()
+
+
+def test_a_dry_run_tells_in_words(tmp_path, capsys):
+    "Also into a folder that would be refused"
+    save(tmp_path/"in"/"0.png", picture(0))
+    (tmp_path/"in"/"00.png").write_bytes(b"no picture")
+    (tmp_path/"out").mkdir()
+    (tmp_path/"out"/"note").write_text("keep")
+    before = tree(tmp_path)
+    assert not main(["distort", str(tmp_path/"in"), str(tmp_path/"out"), "--dry-run", "--sequence", "--jpeg", "80"])
+    told = capsys.readouterr()
+    assert "elastic haze, 2 px rms" in told.out and "25 frames a second" in told.out and "jpeg 80" in told.out
+    assert "how far pixels move, px rms" in told.out and "this would be refused" in told.err
+    assert tree(tmp_path) == before
+
+
+def test_a_damaged_picture_costs_only_itself(tmp_path, capsys):
+    "Damaged, or of 16 bits in one channel: named, the others are written, exit code 1; a mended one is taken up"
+    for i in range(3): save(tmp_path/"in"/f"{i}.png", picture(i))
+    (tmp_path/"in"/"0.png").write_bytes((tmp_path/"in"/"0.png").read_bytes()[:200])
+    (tmp_path/"in"/"9.png").write_bytes(b"no picture")
+    with pytest.raises(SystemExit) as end: main(["distort", str(tmp_path/"in"), str(tmp_path/"out")])
+    assert end.value.code == 1 and "0: " in capsys.readouterr().err
+    told = read_json(tmp_path/"out"/"distortion.json")
+    assert (told["status"], told["files"], [*told["failed"]]) == ("incomplete", ["1", "2"], ["0", "9"])
+    for i in (0, 9): save(tmp_path/"in"/f"{i}.png", picture(i))
+    assert not main(["distort", str(tmp_path/"in"), str(tmp_path/"out")])
+    assert sorted(made(tmp_path/"out")) == ["0.png", "1.png", "2.png", "9.png"]
+
+
+def test_no_flow_among_pictures(tmp_path):
+    "A source with a folder `flow`: nothing is lost; without --flow it is a folder like any other"
+    for name in ("a", "flow/a"): save(tmp_path/"in"/f"{name}.png", picture(len(name)))
+    media = open_pictures(tmp_path/"in")
+    with pytest.raises(HotsegError, match="leave out --flow"): job(media, tmp_path/"x", flow=True)
+    told = job(media, tmp_path/"out").run()
+    assert sorted(made(tmp_path/"out")) == ["a.png", "flow/a.png"] and [*told["kinds"]] == ["distorted"]
+
+
+def test_what_the_manifest_says_of_its_files(tmp_path):
+    told = job(source("gta5/train", tmp_path/"in"), tmp_path/"out", flow=True).run()
+    assert "clean(p + flow(p))" in told["kinds"]["flow"] and [*told["kinds"]] == ["distorted", "flow"]
+
+
+def test_a_limited_set_says_that_it_is_not_whole(tmp_path, capsys):
+    words = ["distort", "cityscapes/val", str(tmp_path/"out"), "--root", str(STREETS)]
+    assert not main([*words, "--limit", "1"]) and "readers refuse it" in capsys.readouterr().err
+    assert not main(words) and "refuse" not in capsys.readouterr().err
 
 
 def test_the_verb_writes_a_set(tmp_path, capsys):

@@ -35,10 +35,16 @@ def assignment(
 
 def options_of(
     texts,  # list of NAME=VALUE
-) -> dict:  # name -> text, or the boolean that `true` and `false` mean
+) -> dict:  # name -> text, or the boolean that `true` and `False` mean; raises HotsegError on a switch that is neither
     "Options of a reader, given on the command line"
     words = dict(true=True, false=False)
-    return {name: words.get(value, value) for name, value in map(assignment, texts)}
+    found = {name: words.get(value.lower(), value) for name, value in map(assignment, texts)}
+    for name in _SWITCHES & found.keys():
+        if not isinstance(found[name], bool):
+            raise HotsegError(f"{name} is true or false", value=found[name], fix=f"-o {name}=false")
+    return found
+
+_SWITCHES = {"complete", "coloured", "deep"}  # options of the readers
 
 def whole(
     text,  # digits

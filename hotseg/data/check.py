@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from ..core import HotsegError, Settings, in_processes, read_json
+from ..core import HotsegError, Settings, in_processes, inside, read_json
 from .layouts import READERS, open_items
 from .measured import measured
+from .sets import SegItems
+from ..labels import CITYSCAPES, LABEL_SPACES
 
 # %% ../../nbs/128_data.check.ipynb #0cd519a7
 @dataclass(frozen=True)
@@ -182,9 +184,10 @@ def check_set(
     jobs = [(split, i) for split, items in parts.items() for i in range(len(items))]
     if workers is None: workers = 0 if len(jobs) < 200 else min(8, os.cpu_count() or 1)
     seen = []
-    for one in _seen(parts, jobs, workers):
-        seen.append(one)
-        progress(len(seen), len(jobs))
+    with contextlib.closing(_seen(parts, jobs, workers)) as found:
+        for one in found:
+            seen.append(one)
+            progress(len(seen), len(jobs))
     by_split = {split: [s for s, job in zip(seen, jobs) if job[0] == split] for split in parts}
     leaks, copies = _copies([(split, parts[split].names[i], s) for (split, i), s in zip(jobs, seen)])
     return Report({split: _part(items, by_split[split]) for split, items in parts.items()},
@@ -205,7 +208,9 @@ def check_root(
     "Check a data set on disk"
     if layout not in READERS: raise HotsegError("no such layout", value=layout, fix=f"one of {list(READERS)}")
     home = Settings.load(data_root=root).data_root
-    opened = {name: _open(f"{layout}/{name}", root, options) for name in splits or _splits(home, layout)}
+    bare = _bare(home, layout)
+    opened = {name: (bare[name], None) if name in bare else _open(f"{layout}/{name}", root, options)
+              for name in splits or _splits(home, layout)}
     beside = {name: _with_measured(items) for name, (items, _) in opened.items() if items}
     errors = [(name, e) for found in (opened, beside) for name, (_, e) in found.items() if e]
     faults = tuple(Fault.of(e, name, path=str(home)) for name, e in errors)
@@ -223,16 +228,28 @@ def _with_measured(items):
 
 def _measures(items, kind):
     "Measured items or None, and the HotsegError on the way or None"
+    if not isinstance(items, SegItems): return None, None
     try: return measured(items, kind), None
-    except AttributeError: return None, None
     except HotsegError as e: return None, e
 
 def _splits(home, layout):
     "The splits that a hotseg.json tells of, else the layout's"
-    for file in (home/"hotseg.json", home/layout/"hotseg.json"):
-        with contextlib.suppress(HotsegError, AttributeError, KeyError, TypeError):
-            if names := tuple(read_json(file)["counts"]): return names
-    return SPLITS.get(layout, ("train", "val"))
+    return tuple(_told(home, layout)[1].get("counts") or SPLITS.get(layout, ("train", "val")))
+
+def _told(home, layout):
+    "A set's own folder and its hotseg.json; {} where there is none"
+    for own in (home, home/layout):
+        with contextlib.suppress(HotsegError, TypeError, KeyError):
+            if isinstance((told := read_json(own/"hotseg.json"))["counts"], dict): return own, told
+    return home, {}
+
+def _bare(home, layout):
+    "Split -> items of a copy without labels; {} for any other set"
+    own, told = _told(home, layout)
+    if told.get("labels") != "none": return {}
+    space = LABEL_SPACES.get(told.get("space"), CITYSCAPES)  # of which nothing will be seen
+    return {split: SegItems(tuple(inside(own, place) for place in places.values()), (None,) * len(places),
+                            tuple(places), split, space) for split, places in told["pictures"].items()}
 
 def _open(what, root, options):
     "Items or None, and the HotsegError on the way or None"

@@ -198,12 +198,12 @@ def open_pictures(
     root=None,  # parent folder of the data sets, or the set's own; settings decide by default
     **options,  # of the data set's reader
 ) -> Media:     # raises HotsegError when it is none of these
-    "The pictures at `src`; those of a data set with what lies beside them"
+    "The pictures at `src`, damaged ones among them; those of a data set with what lies beside them"
     named = not Path(src).expanduser().exists() and str(src).partition("/")[0] in READERS
     if named: return SetPictures(src, root, **options)
     if options: raise HotsegError("only the reader of a data set takes options", value=sorted(options),
                                   fix="leave them out")
-    return open_media(src, root)
+    return open_media(src, root, lenient=True)
 
 # %% ../../nbs/140_data.copied.ipynb #2236fffc
 def read_depth(

@@ -155,6 +155,9 @@ def measured(
     *what,  # `instances`, `depth`
 ) -> MeasuredItems:  # raises HotsegError when the layout has no such files, or one is missing
     "Items with instances or depth beside their labels"
+    if not isinstance(items, SegItems):
+        raise HotsegError("these items have no files of their own to measure", value=type(items).__name__,
+                          fix="measure first, then resize or map: Resized(measured(items, 'depth'), height, width)")
     rule = _layout_of(items)
     offered = ("instances", "depth") if rule == "cityscapes" else ("instances",)
     if not what or set(what) - set(offered):

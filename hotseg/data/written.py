@@ -8,6 +8,7 @@ __all__ = ['BASELINE', 'WRITERS', 'SMALL', 'Request', 'instance_ids', 'disparity
 
 # %% ../../nbs/138_data.written.ipynb #fc80730a
 import hashlib, shutil, time
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -140,9 +141,10 @@ def write_scenes(
     write_json(root/"hotseg.part.json", request.manifest)
     todo = [job for job in request.jobs if not _note(root, *job).is_file()]
     started = time.perf_counter()
-    for done, _ in enumerate(in_processes(partial(_write_one, root, request), todo, workers), 1):
-        if say and (done % max(len(todo) // 20, 1) == 0 or done == len(todo)):
-            say(_progress(done, len(todo), time.perf_counter() - started))
+    with closing(in_processes(partial(_write_one, root, request), todo, workers)) as scenes:
+        for done, _ in enumerate(scenes, 1):
+            if say and (done % max(len(todo) // 20, 1) == 0 or done == len(todo)):
+                say(_progress(done, len(todo), time.perf_counter() - started))
     return _finish(root, request)
 
 def _found(root, request):

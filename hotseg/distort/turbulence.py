@@ -74,7 +74,7 @@ class Turbulence:
                         "which a phase alone does not describe")
         if self.model == "aperture" and self.modes > 3 and self.apertures > 0:
             needed, allowed = kernel_cut(self.view, self.apertures)
-            if needed > allowed: told.append(f"the blur is {needed} px wide and cut at {allowed}: it comes out too narrow")
+            if needed > allowed: told.append(f"the blur is {needed} px wide, cut at {allowed}: it comes out too narrow")
         return told
 
     @cached_property
