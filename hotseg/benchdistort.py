@@ -17,7 +17,7 @@ from scipy import fft
 from .bench import area, race, row
 from .core import default_device, numpy_rng, torch_rng
 from .distort.technion import technion_field
-from .distort.turbulence import Turbulence
+from .distort.turbulence import LONG_LENS, Turbulence
 from .distort.view import Motion, View
 
 # %% ../nbs/913_benchdistort.ipynb #46044fa6
@@ -60,11 +60,12 @@ SIZES = ((256, 512), (512, 1024), (1024, 2048))  # rows, columns
 def contestant(
     model,  # `elastic` | `technion` | `aperture` | `splitstep`
 ) -> Turbulence:
-    "A haze of this model without folds worth a warning"
+    "A haze of this model that brings no warning"
     drift = Motion(wind_m_s=(2., 0.), boiling_s=.1)
     if model == "elastic": return Turbulence(2., 8., motion=replace(drift, wind_m_s=(0., 0.), wind_px_s=(60., 0.)))
-    if model == "technion": return Turbulence(.4, model=model, motion=drift)
-    return Turbulence(d_over_r0=.5, model=model, motion=drift)
+    if model == "technion": return Turbulence(.3, model=model, motion=drift)
+    if model == "aperture": return Turbulence(1., model=model, motion=drift, view=LONG_LENS)
+    return Turbulence(d_over_r0=.5, model=model)
 
 def noise_picture(
     height,  # rows
