@@ -103,7 +103,7 @@ def view(
 ) -> Picture:
     "One panel"
     photo, title = through.photo if name != "clean" else through.scene.image, VIEWS[name]
-    if name == "flow": return Picture(title, photo, flow=through.flow, high=round_up(3 * rms))
+    if name == "flow": return Picture(title, photo, flow=through.flow, high=round_up(3 * rms), finest=256)
     if name == "blur":
         return Picture(title, photo, heat=through.blur, low=0, high=round_up(through.blur.max()), unit="px")
     if name in ("folds", "lost"): return Picture(title, photo, marks=getattr(through, name))

@@ -31,6 +31,7 @@ class Picture:
     unit: str = ""               # unit of the heat, e.g. `nats`
     flow: object = None          # (2, H, W) pixels, along columns then rows
     marks: object = None         # (H, W) bool, e.g. wrong pixels
+    finest: int = 512            # most columns of a flow that travel to the browser
 
     def __post_init__(self):
         given = [k for k in LAYERS if getattr(self, k) is not None]
@@ -142,7 +143,7 @@ def _levels(values, low, high):
         levels = np.rint(np.clip(share, 0, 254, out=share), out=share).astype(np.uint8)
     return np.where(np.isfinite(values), levels, np.uint8(255))
 
-def _thin(flow, columns=512):
+def _thin(flow, columns):
     "A flow as int16 at no more than `columns`, and its step in pixels"
     width = min(columns, flow.shape[2])
     height = max(1, round(flow.shape[1] * width / flow.shape[2]))
@@ -165,7 +166,7 @@ def _travelling(picture):
     if picture.layer == "heat":
         return _levels(layer, picture.low, picture.high), dict(low=picture.low, high=picture.high, unit=picture.unit)
     if picture.layer == "flow":
-        values, step = _thin(layer)
+        values, step = _thin(layer, picture.finest)
         return values, dict(step=step, longest=picture.high)
     return np.zeros((1, 0), np.uint8) if layer is None else layer, {}
 
