@@ -219,7 +219,7 @@ def _check_strength(haze):
 def _check_numbers(haze):
     "Everything else that is a number"
     if haze.model == "elastic": within("Turbulence", "correlation_px", haze.correlation_px, "pixels", 1e-2, 1e4, True)
-    within("Turbulence", "blur_px", haze.blur_px, "pixels", 0, 100, least=True)
+    within("Turbulence", "blur_px", haze.blur_px, "pixels", 0, 1e3, least=True)
     if haze.reference_m is not None: within("Turbulence", "reference_m", haze.reference_m, "m", .1, 1e6, least=True)
     for name, low, high in (("slabs", 2, 32), ("layers", 1, 32), ("modes", 3, 36), ("height", 1, 2**16)):
         if getattr(haze, name) is None: continue
