@@ -19,8 +19,8 @@ import torch
 
 from ..core import torch_rng
 from ..data.loaders import finish
-from ..distort.models import STRENGTHS
 from ..distort.turbulence import Turbulence
+from ..distort.view import STRENGTHS
 from .canvas import Picture
 from .charts import mean_of, told
 from .rounds import class_ids, device_of, image_iou

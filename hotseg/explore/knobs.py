@@ -16,9 +16,8 @@ import ipywidgets as widgets
 from traitlets import Bool, Int, Unicode
 
 from ..distort.sensor import TurbulenceSensor
-from ..distort.models import STRENGTHS
 from ..distort.turbulence import Turbulence
-from ..distort.view import Motion, View, among
+from ..distort.view import STRENGTHS, Motion, View, among
 from .views import chooser, slider
 
 # %% ../../nbs/925_explore.knobs.ipynb #6bdfbd3d
